@@ -1,0 +1,1 @@
+//! The broker service: partition replicas, produce and fetch.

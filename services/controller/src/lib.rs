@@ -1,0 +1,1 @@
+//! The controller service: cluster metadata, kept by a Raft group.

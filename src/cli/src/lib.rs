@@ -1,0 +1,1 @@
+//! The thalweg binary: the services, a single-process dev mode, and the user's commands.

@@ -1,0 +1,1 @@
+//! A partition's log on files: segments, indexes, recovery, retention, producer state.

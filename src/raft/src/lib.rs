@@ -1,0 +1,1 @@
+//! The Raft node of the metadata quorum: the raft crate, stored in sled.
