@@ -1,1 +1,4 @@
-//! A partition's log on files: segments, indexes, recovery, retention, producer state.
+//! A partition's log on files, byte for byte in Kafka's layout: segments, sparse indexes, recovery, retention,
+//! leader-epoch checkpoint and producer state.
+
+pub mod storage;
