@@ -13,6 +13,14 @@
 //! renamed name, survives a power cut before the matching `sync_data` **and** `sync_dir`; that writes reach the disk in
 //! order; that a failed `sync_data` may be tried again (the kernel may have dropped the dirty pages).
 
+mod os;
+mod sim;
+#[cfg(test)]
+mod suite;
+
+pub use os::OsStorage;
+pub use sim::{FaultError, OpKind, PowerCut, SimStorage, is_power_cut};
+
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::path::Path;
