@@ -1,0 +1,45 @@
+# Thalweg's commands. `just` alone lists them.
+
+default:
+    @just --list
+
+# The read-only gate, the same at home and in CI
+check:
+    cargo fmt --all -- --check
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+    buf lint
+    cargo deny check bans licenses sources
+
+# Mend what can be mended by a program
+fix:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+# All tests
+test:
+    cargo test --workspace
+
+# The real program against real logs: `just logs ~/logs/*.log`
+logs +FILES:
+    cargo build --release
+    THALWEG_TEST_LOGS="{{FILES}}" THALWEG_TEST_BINARY=target/release/thalweg cargo test -p thalweg-tests --release -- real_logs
+
+# Micro-benchmarks, then every case of docs/PERFORMANCE.md against a broker of its own
+bench:
+    cargo bench -p thalweg-core -p thalweg-log -- --quick
+    cargo build --release
+    scripts/bench
+
+# Kill the broker again and again under load, for as many rounds as told
+soak rounds="20":
+    cargo build --release
+    THALWEG_KILL_ROUNDS={{rounds}} THALWEG_TEST_BINARY=target/release/thalweg cargo test -p thalweg-tests --release -- kill_rounds --nocapture
+
+# Feed random bytes to a parser (needs a nightly toolchain and cargo-fuzz)
+fuzz target="batch_check" seconds="60":
+    cargo +nightly fuzz run --fuzz-dir fuzz {{target}} -- -max_total_time={{seconds}}
+
+# The Python example against a broker that is running
+python:
+    examples/python/run.sh
