@@ -21,7 +21,7 @@ pub enum SequenceCheck {
 
 /// Why a batch may not be appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ProducerStateError {
+pub enum SequenceError {
     /// The batch leaves a gap, or overlaps an earlier one without being it.
     #[error("producer {producer_id} at epoch {epoch}: expected sequence {expected}, the batch has {found}")]
     OutOfOrderSequence {
@@ -88,15 +88,15 @@ pub enum ProducerStateError {
     },
 }
 
-impl ProducerStateError {
+impl SequenceError {
     /// The caller-visible code, which also says whether to retry.
     pub fn code(&self) -> ErrorCode {
         match self {
-            ProducerStateError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequence,
-            ProducerStateError::DuplicateSequence { .. } => ErrorCode::DuplicateSequence,
-            ProducerStateError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
-            ProducerStateError::UnknownProducerId { .. } => ErrorCode::UnknownProducerId,
-            ProducerStateError::Malformed { .. } | ProducerStateError::TransactionOpen { .. } => {
+            SequenceError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequence,
+            SequenceError::DuplicateSequence { .. } => ErrorCode::DuplicateSequence,
+            SequenceError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
+            SequenceError::UnknownProducerId { .. } => ErrorCode::UnknownProducerId,
+            SequenceError::Malformed { .. } | SequenceError::TransactionOpen { .. } => {
                 ErrorCode::InvalidRequest
             }
         }
@@ -122,7 +122,7 @@ const PAST: u32 = 1 << 30;
 pub(super) fn check(
     entry: Option<&ProducerEntry>,
     batch: &ProducerBatch,
-) -> Result<SequenceCheck, ProducerStateError> {
+) -> Result<SequenceCheck, SequenceError> {
     let ProducerBatch {
         producer_id, producer_epoch: epoch, first_sequence: first, last_sequence: last, ..
     } = *batch;
@@ -130,17 +130,17 @@ pub(super) fn check(
         return Ok(SequenceCheck::Accept);
     }
     if epoch.get() < 0 || first.get() < 0 || last.get() < 0 {
-        return Err(ProducerStateError::Malformed { producer_id, epoch, sequence: first });
+        return Err(SequenceError::Malformed { producer_id, epoch, sequence: first });
     }
     let Some(entry) = entry else {
         if first.get() == 0 {
             return Ok(SequenceCheck::Accept);
         }
-        return Err(ProducerStateError::UnknownProducerId { producer_id, found: first });
+        return Err(SequenceError::UnknownProducerId { producer_id, found: first });
     };
     if epoch < entry.producer_epoch {
         let current = entry.producer_epoch;
-        return Err(ProducerStateError::InvalidProducerEpoch { producer_id, current, found: epoch });
+        return Err(SequenceError::InvalidProducerEpoch { producer_id, current, found: epoch });
     }
     let same_epoch = epoch == entry.producer_epoch;
     if same_epoch && let Some(found) = entry.find_batch(first, last) {
@@ -151,7 +151,7 @@ pub(super) fn check(
         });
     }
     if let (Some(since), false) = (entry.current_txn_first_offset, batch.transactional) {
-        return Err(ProducerStateError::TransactionOpen { producer_id, since });
+        return Err(SequenceError::TransactionOpen { producer_id, since });
     }
     // A new epoch starts at 0, and so does one of which only a transaction marker is known.
     let newest = if same_epoch { entry.last_sequence() } else { None };
@@ -161,8 +161,8 @@ pub(super) fn check(
     }
     match newest {
         Some(newest) if is_past(entry, newest, first, last) => {
-            Err(ProducerStateError::DuplicateSequence { producer_id, first, last })
+            Err(SequenceError::DuplicateSequence { producer_id, first, last })
         }
-        _ => Err(ProducerStateError::OutOfOrderSequence { producer_id, epoch, expected, found: first }),
+        _ => Err(SequenceError::OutOfOrderSequence { producer_id, epoch, expected, found: first }),
     }
 }

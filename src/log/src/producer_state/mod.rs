@@ -12,9 +12,9 @@
 //!
 //! Where Thalweg differs from Kafka:
 //! - Kafka lets a producer id that it does not know start at any sequence, because retention may have dropped the id's state;
-//!   a gap after a loss goes unseen. Here such a batch is [`ProducerStateError::UnknownProducerId`]: the producer takes a new
+//!   a gap after a loss goes unseen. Here such a batch is [`SequenceError::UnknownProducerId`]: the producer takes a new
 //!   epoch and starts again at 0, and nothing is lost silently.
-//! - Kafka answers an old duplicate with OUT_OF_ORDER_SEQUENCE. Here it is [`ProducerStateError::DuplicateSequence`], which
+//! - Kafka answers an old duplicate with OUT_OF_ORDER_SEQUENCE. Here it is [`SequenceError::DuplicateSequence`], which
 //!   the producer may count as success (the batch is in the log), without an offset.
 //! - Kafka expires an id by its last batch's timestamp, which the producer chose. Here the broker's clock counts as well, so
 //!   that a producer of old records is not forgotten between two of its batches.
@@ -25,7 +25,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub use check::{ProducerStateError, SequenceCheck};
+pub use check::{SequenceCheck, SequenceError};
 pub use entry::{BatchMetadata, ProducerBatch, ProducerEntry, REMEMBERED_BATCHES};
 pub use snapshot::{
     Snapshot, SnapshotEntry, SnapshotError, decode_snapshot, encode_snapshot, snapshot_file_name,
@@ -93,7 +93,7 @@ impl ProducerStates {
     }
 
     /// Whether a leader may append the batch. Changes nothing.
-    pub fn check(&self, batch: &ProducerBatch) -> Result<SequenceCheck, ProducerStateError> {
+    pub fn check(&self, batch: &ProducerBatch) -> Result<SequenceCheck, SequenceError> {
         check::check(self.producers.get(&batch.producer_id), batch)
     }
 

@@ -350,14 +350,14 @@ impl Model {
     }
 }
 
-fn verdict(result: Result<SequenceCheck, ProducerStateError>) -> &'static str {
+fn verdict(result: Result<SequenceCheck, SequenceError>) -> &'static str {
     match result {
         Ok(SequenceCheck::Accept) => "accept",
         Ok(SequenceCheck::Duplicate { .. }) => "duplicate",
-        Err(ProducerStateError::OutOfOrderSequence { .. }) => "gap",
-        Err(ProducerStateError::DuplicateSequence { .. }) => "old",
-        Err(ProducerStateError::InvalidProducerEpoch { .. }) => "fenced",
-        Err(ProducerStateError::UnknownProducerId { .. }) => "unknown",
+        Err(SequenceError::OutOfOrderSequence { .. }) => "gap",
+        Err(SequenceError::DuplicateSequence { .. }) => "old",
+        Err(SequenceError::InvalidProducerEpoch { .. }) => "fenced",
+        Err(SequenceError::UnknownProducerId { .. }) => "unknown",
         Err(other) => panic!("{other}"),
     }
 }
