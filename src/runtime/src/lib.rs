@@ -3,13 +3,22 @@
 
 pub mod clock;
 pub mod config;
+pub mod layers;
+pub mod methods;
+pub mod metrics;
+pub mod net;
 pub mod process;
+pub mod server;
 pub mod shutdown;
 pub mod signals;
 pub mod supervisor;
 pub mod telemetry;
 
 pub use clock::SystemClock;
+pub use layers::deadline::RequestDeadline;
+pub use metrics::{CallMetrics, MethodSnapshot};
+pub use net::{Connection, Incoming, bind, bind_host};
+pub use server::{Drained, GrpcServer, HealthHandle, ServerConfig};
 pub use shutdown::Shutdown;
 pub use signals::shutdown_on_signals;
 pub use supervisor::{Supervisor, SupervisorError};

@@ -9,6 +9,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
+use crate::supervisor::panic_message;
+
 /// The filter when nothing else is said.
 pub const DEFAULT_LOG_FILTER: &str = "info";
 
@@ -124,7 +126,7 @@ fn parse_filter(filter: &str) -> Result<EnvFilter, LogError> {
 /// The standard hook writes plain text between JSON lines; this one writes a log line, with the place.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        let message = panic.payload_as_str().unwrap_or("a value that is not text");
+        let message = panic_message(panic.payload());
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current();
         let backtrace = std::backtrace::Backtrace::capture();

@@ -22,7 +22,9 @@ pub enum ParseError {
         reason: &'static str,
     },
     /// Not a size.
-    #[error("`{text}` is not a size: {reason}; write a whole number with a unit: 512, 64KiB, 1MiB, 2GiB, or 10MB for powers of ten")]
+    #[error(
+        "`{text}` is not a size: {reason}; write a whole number with a unit: 512, 64KiB, 1MiB, 2GiB, or 10MB for powers of ten"
+    )]
     Bytes {
         /// The text as given.
         text: String,

@@ -26,8 +26,7 @@ async fn a_panic_is_named_and_shuts_the_service_down() {
     tasks.spawn_critical("waits", async move { shutdown.triggered().await });
     let number = 7;
     tasks.spawn("breaks", async move { assert!(number == 0, "at {number}") });
-    let failure =
-        TaskFailure { task: "breaks".into(), cause: FailureCause::Panicked("at 7".into()) };
+    let failure = TaskFailure { task: "breaks".into(), cause: FailureCause::Panicked("at 7".into()) };
     assert_eq!(tasks.join(LONG).await, Err(SupervisorError::Failed(failure.clone())));
     assert!(tasks.shutdown().is_triggered());
     assert_eq!(tasks.first_failure(), Some(failure));
