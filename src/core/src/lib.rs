@@ -3,8 +3,11 @@
 //! the same code runs in a service, in a test and in a deterministic simulation.
 #![forbid(unsafe_code)]
 
+pub mod batch;
+pub mod compression;
 pub mod error;
 pub mod ids;
+pub mod partitioner;
 pub mod time;
 
 pub use error::{ErrorCode, Retriable};

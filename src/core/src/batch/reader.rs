@@ -1,0 +1,134 @@
+//! Walks batches, and the records of a batch.
+
+use super::header::{HEADER_LEN, TimestampType, check_crc};
+use super::record::{RecordView, take_record};
+use super::{BatchError, BatchHeader};
+use crate::compression::Compression;
+
+/// Whole batches one behind the other, as a log file or a fetch holds them. Ends behind the first error; a short tail is
+/// [`BatchError::Truncated`].
+#[derive(Debug, Clone)]
+pub struct BatchIter<'a> {
+    bytes: &'a [u8],
+}
+
+/// One whole batch, borrowed.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchRef<'a> {
+    /// Its header.
+    pub header: BatchHeader,
+    /// All its bytes.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> BatchIter<'a> {
+    /// Walks `bytes`.
+    pub const fn new(bytes: &'a [u8]) -> BatchIter<'a> {
+        BatchIter { bytes }
+    }
+
+    /// What has not been walked.
+    pub const fn remaining(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
+impl<'a> Iterator for BatchIter<'a> {
+    type Item = Result<BatchRef<'a>, BatchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.bytes.is_empty() {
+            return None;
+        }
+        let parsed = BatchHeader::parse(self.bytes).and_then(|header| {
+            let truncated = BatchError::Truncated { needed: header.size(), available: self.bytes.len() };
+            let (bytes, rest) = self.bytes.split_at_checked(header.size()).ok_or(truncated)?;
+            Ok((BatchRef { header, bytes }, rest))
+        });
+        match parsed {
+            Ok((batch, rest)) => {
+                self.bytes = rest;
+                Some(Ok(batch))
+            }
+            Err(error) => {
+                self.bytes = &[];
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+impl<'a> BatchRef<'a> {
+    /// Checks the checksum.
+    pub fn verify(&self) -> Result<(), BatchError> {
+        check_crc(self.bytes).map(drop)
+    }
+
+    /// Walks the records. `scratch` takes the inflated bytes of a compressed batch, at most `max_inflated`.
+    pub fn records<'s>(
+        &self,
+        scratch: &'s mut Vec<u8>,
+        max_inflated: usize,
+    ) -> Result<Records<'s>, BatchError>
+    where
+        'a: 's,
+    {
+        let body = &self.bytes[HEADER_LEN..];
+        let rest: &'s [u8] = match self.header.attributes.compression()? {
+            Compression::None => body,
+            codec => {
+                codec.inflate(body, scratch, max_inflated)?;
+                scratch
+            }
+        };
+        Ok(Records { header: self.header, rest, next: 0 })
+    }
+}
+
+/// The records of one batch, in order.
+#[derive(Debug, Clone)]
+pub struct Records<'a> {
+    header: BatchHeader,
+    rest: &'a [u8],
+    next: i32,
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<RecordView<'a>, BatchError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let index = self.next;
+        if index >= self.header.record_count {
+            let trailing = std::mem::take(&mut self.rest).len();
+            return (trailing > 0).then_some(Err(BatchError::TrailingBytes(trailing)));
+        }
+        self.next += 1;
+        let record = match take_record(&mut self.rest) {
+            Ok(record) => record,
+            Err(what) => {
+                self.next = i32::MAX;
+                self.rest = &[];
+                return Some(Err(BatchError::Record { index, what }));
+            }
+        };
+        let timestamp = match self.header.attributes.timestamp_type() {
+            TimestampType::LogAppendTime => self.header.max_timestamp,
+            TimestampType::CreateTime => {
+                self.header.base_timestamp.saturating_add_millis(record.timestamp_delta)
+            }
+        };
+        Some(Ok(RecordView {
+            offset: self.header.base_offset.advance(i64::from(record.offset_delta)),
+            timestamp,
+            key: record.key,
+            value: record.value,
+            headers: record.headers,
+        }))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        // The count comes from outside: nothing is allocated by it.
+        (0, usize::try_from(self.header.record_count.saturating_sub(self.next)).ok())
+    }
+}
