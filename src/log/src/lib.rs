@@ -3,6 +3,7 @@
 
 pub mod checkpoint;
 pub mod data_dir;
+pub mod dump;
 pub mod leader_epoch;
 pub mod meta_properties;
 pub mod partition_metadata;

@@ -2,6 +2,7 @@
 
 use super::{NO_COORDINATOR_EPOCH, SnapshotEntry};
 use std::collections::VecDeque;
+use thalweg_core::batch::BatchHeader;
 use thalweg_core::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 
 /// How many batches of each producer are remembered: as many as a producer may have in flight
@@ -27,6 +28,22 @@ pub struct ProducerBatch {
     pub timestamp: Timestamp,
     /// Whether the batch belongs to a transaction.
     pub transactional: bool,
+}
+
+impl From<&BatchHeader> for ProducerBatch {
+    /// Of a stored batch, or of one whose offsets, and timestamp with LogAppendTime, are set already.
+    fn from(header: &BatchHeader) -> Self {
+        ProducerBatch {
+            producer_id: header.producer_id,
+            producer_epoch: header.producer_epoch,
+            first_sequence: header.base_sequence,
+            last_sequence: header.last_sequence(),
+            base_offset: header.base_offset,
+            last_offset: header.last_offset(),
+            timestamp: header.max_timestamp,
+            transactional: header.attributes.is_transactional(),
+        }
+    }
 }
 
 /// A remembered batch.
