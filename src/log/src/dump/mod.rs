@@ -20,7 +20,7 @@ mod segment;
 mod tests;
 mod verify;
 
-pub use finding::{Finding, FindingKind, Report, Severity};
+pub use finding::{Finding, FindingKind, MAX_FINDINGS, Report, Severity};
 pub use segment::{BatchEntry, Batches};
 pub use verify::verify;
 

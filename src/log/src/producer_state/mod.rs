@@ -38,7 +38,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use thalweg_core::{Offset, ProducerEpoch, ProducerId, Timestamp};
 
-/// Most producer ids that one partition remembers. Beyond it the ones unheard of for longest are forgotten, as if expired.
+/// Most producer ids that one partition remembers. Beyond it the ones unheard of for longest are forgotten, as if expired;
+/// only those inside an open transaction stay.
 pub const MAX_PRODUCER_IDS: usize = 100_000;
 
 /// `producer.id.expiration.ms`: an id that wrote nothing for a day is forgotten.
@@ -106,11 +107,8 @@ impl ProducerStates {
         if !batch.producer_id.is_some() {
             return;
         }
-        if !self.producers.contains_key(&batch.producer_id) && self.producers.len() >= MAX_PRODUCER_IDS {
-            self.forget_oldest();
-        }
         let id = batch.producer_id;
-        let entry = self.producers.entry(id).or_insert_with(|| ProducerEntry::new(id));
+        let entry = self.entry(id);
         entry.add(batch, now);
         if batch.transactional && entry.current_txn_first_offset.is_none() {
             entry.current_txn_first_offset = Some(batch.base_offset);
@@ -132,7 +130,7 @@ impl ProducerStates {
         if !id.is_some() {
             return;
         }
-        let entry = self.producers.entry(id).or_insert_with(|| ProducerEntry::new(id));
+        let entry = self.entry(id);
         entry.set_epoch(epoch);
         entry.coordinator_epoch = coordinator_epoch;
         entry.last_timestamp = timestamp;
@@ -164,6 +162,14 @@ impl ProducerStates {
         let before = self.producers.len();
         self.producers.retain(|_, entry| !entry.is_expired(now, expiration_ms));
         before - self.producers.len()
+    }
+
+    /// A producer's entry, made if there is none.
+    fn entry(&mut self, id: ProducerId) -> &mut ProducerEntry {
+        if self.producers.len() >= MAX_PRODUCER_IDS && !self.producers.contains_key(&id) {
+            self.forget_oldest();
+        }
+        self.producers.entry(id).or_insert_with(|| ProducerEntry::new(id))
     }
 
     /// Forgets a sixteenth at once, so that the search is paid once for many new ids.
