@@ -26,7 +26,7 @@ pub use config::{ConfigError, MAX_COMMAND_BYTES, MAX_MESSAGE_BYTES, RaftConfig};
 pub use error::{RaftError, RaftFailure, RestoreError, StoreError};
 pub use handle::RaftHandle;
 pub use machine::StateMachine;
-pub use node::RaftNode;
+pub use node::{RaftNode, Started};
 pub use store::{
     ConfState, EntryKind, HardState, Identity, LogEntry, MemDisk, MemStore, RaftStore, SledStore, Snapshot,
     SnapshotMeta, Summary, WriteBatch, WritePoint,

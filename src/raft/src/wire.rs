@@ -64,11 +64,7 @@ pub(crate) fn entry_from_raft(entry: &eraftpb::Entry) -> LogEntry {
 // === states ===
 
 pub(crate) fn hard_state_to_raft(state: HardState) -> eraftpb::HardState {
-    let mut out = eraftpb::HardState::default();
-    out.term = state.term;
-    out.vote = state.vote;
-    out.commit = state.commit;
-    out
+    eraftpb::HardState { term: state.term, vote: state.vote, commit: state.commit, ..Default::default() }
 }
 
 pub(crate) fn hard_state_from_raft(state: &eraftpb::HardState) -> HardState {
@@ -107,9 +103,7 @@ pub(crate) fn membership(conf: &ConfState) -> Membership {
 }
 
 pub(crate) fn snapshot_meta_to_raft(meta: &SnapshotMeta) -> eraftpb::SnapshotMetadata {
-    let mut out = eraftpb::SnapshotMetadata::default();
-    out.index = meta.index;
-    out.term = meta.term;
+    let mut out = eraftpb::SnapshotMetadata { index: meta.index, term: meta.term, ..Default::default() };
     out.set_conf_state(conf_to_raft(&meta.conf));
     out
 }

@@ -415,9 +415,7 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
 }
 
 fn entry_of(command: Bytes) -> Entry {
-    let mut entry = Entry::default();
-    entry.data = command;
-    entry
+    Entry { data: command, ..Entry::default() }
 }
 
 /// Why a change makes no sense for this membership, if it does not.

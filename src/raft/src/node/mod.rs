@@ -31,6 +31,9 @@ pub struct RaftNode<S: RaftStore, M: StateMachine, T: Transport> {
     mailbox: Mailbox<M::Output>,
 }
 
+/// A node that is ready to run, and the handle to it.
+pub type Started<S, M, T> = (RaftNode<S, M, T>, RaftHandle<<M as StateMachine>::Output>);
+
 impl<S: RaftStore, M: StateMachine, T: Transport> RaftNode<S, M, T> {
     /// Prepares a node: founds the group if the store is empty and voters are given, and restores the state machine
     /// from the last snapshot. Reads and writes the disk. Nothing runs until [`RaftNode::run`] does.
@@ -39,7 +42,7 @@ impl<S: RaftStore, M: StateMachine, T: Transport> RaftNode<S, M, T> {
         mut store: S,
         mut machine: M,
         transport: T,
-    ) -> Result<(RaftNode<S, M, T>, RaftHandle<M::Output>), RaftFailure> {
+    ) -> Result<Started<S, M, T>, RaftFailure> {
         config.check()?;
         if store.identity().node_id != config.node_id {
             let expected = Identity { node_id: config.node_id, ..store.identity().clone() };
