@@ -3,5 +3,5 @@
 mod file;
 mod values;
 
-pub use file::{ConfigFile, ConfigFileError};
+pub use file::{ConfigFile, ConfigFileError, MAX_CONFIG_FILE_BYTES};
 pub use values::{HostPort, MAX_HOST_PORTS, ParseError, parse_bytes, parse_duration, parse_host_ports};

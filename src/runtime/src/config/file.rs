@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// The largest settings file read, in bytes.
-pub const MAX_FILE_BYTES: u64 = 1 << 20;
+pub const MAX_CONFIG_FILE_BYTES: u64 = 1 << 20;
 
 /// What may be wrong with a settings file. A retry gives the same.
 #[derive(Debug, thiserror::Error)]
@@ -20,8 +20,8 @@ pub enum ConfigFileError {
         /// What the system said.
         source: io::Error,
     },
-    /// It is larger than [`MAX_FILE_BYTES`].
-    #[error("the settings file {} is over {MAX_FILE_BYTES} bytes", path.display())]
+    /// It is larger than [`MAX_CONFIG_FILE_BYTES`].
+    #[error("the settings file {} is over {MAX_CONFIG_FILE_BYTES} bytes", path.display())]
     TooLarge {
         /// Its place.
         path: PathBuf,
@@ -99,8 +99,8 @@ impl ConfigFile {
         let mut text = String::new();
         // One byte past the bound tells a file at the bound from one over it.
         let file = File::open(path).map_err(unreadable)?;
-        file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
-        if text.len() as u64 > MAX_FILE_BYTES {
+        file.take(MAX_CONFIG_FILE_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
+        if text.len() as u64 > MAX_CONFIG_FILE_BYTES {
             return Err(ConfigFileError::TooLarge { path: path.to_owned() });
         }
         Self::parse(path.display().to_string(), &text)
@@ -271,7 +271,7 @@ mod tests {
         let path = folder.path().join("x.toml");
         std::fs::write(&path, "a = 1\n").unwrap();
         assert_eq!(ConfigFile::load(&path).unwrap().get("a"), Some("1"));
-        std::fs::write(&path, "#".repeat(MAX_FILE_BYTES as usize + 1)).unwrap();
+        std::fs::write(&path, "#".repeat(MAX_CONFIG_FILE_BYTES as usize + 1)).unwrap();
         assert!(matches!(ConfigFile::load(&path), Err(ConfigFileError::TooLarge { .. })));
     }
 

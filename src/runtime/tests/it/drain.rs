@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use thalweg_runtime::{ServerConfig, Supervisor};
+use thalweg_runtime::{Incoming, ServerConfig, Shutdown, Supervisor, bind};
+use tonic::transport::Endpoint;
 
 use crate::echo::{HANG, PATIENCE, QUIET, STUBBORN, Server, UNARY, builder, open, read_out, unary};
 
@@ -21,8 +22,29 @@ async fn streams_that_end_on_the_shutdown_end_whole() {
     let (_, ended) = read_out(quiet).await;
     ended.unwrap();
     assert_eq!(server.ended().await.cut, 0);
-    let refused = tokio::net::TcpStream::connect(server.address).await;
-    assert!(refused.is_err(), "the listener is closed");
+}
+
+#[tokio::test]
+async fn the_listener_closes_before_the_drain_ends() {
+    let shutdown = Shutdown::new();
+    let (parts, _) = builder(draining(PATIENCE), &shutdown);
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Goes with the listener. The port itself says nothing: another test may have it by then.
+    let (held, closed) = tokio::sync::oneshot::channel::<()>();
+    let incoming = Incoming::from_stream(Incoming::from_listener(listener, true).inspect(move |_| {
+        let _held = &held;
+    }));
+    let serving = tokio::spawn(parts.build().unwrap().serve(incoming, shutdown.clone()));
+    let channel = Endpoint::try_from(format!("http://{address}")).unwrap().connect().await.unwrap();
+    let mut stubborn = open(&channel, STUBBORN, None).await.unwrap();
+    stubborn.next().await.unwrap().unwrap();
+
+    shutdown.trigger();
+    tokio::time::timeout(PATIENCE, closed).await.expect("the listener is dropped").unwrap_err();
+    assert!(!serving.is_finished(), "the stream is still open");
+    drop((stubborn, channel));
+    assert_eq!(serving.await.unwrap().cut, 0);
 }
 
 #[tokio::test]
@@ -58,14 +80,13 @@ async fn idle_and_unfinished_connections_do_not_hold_the_drain() {
 
 #[tokio::test]
 async fn a_dropped_server_leaves_no_connection_behind() {
-    let supervisor = Supervisor::new(thalweg_runtime::Shutdown::new());
+    let supervisor = Supervisor::new(Shutdown::new());
     let (parts, live) = builder(draining(PATIENCE), supervisor.shutdown());
-    let listener = thalweg_runtime::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let serving = parts.build().unwrap().serve_listener(listener, supervisor.shutdown().clone());
     supervisor.spawn_critical("grpc", serving);
-    let channel =
-        tonic::transport::Endpoint::try_from(format!("http://{address}")).unwrap().connect().await.unwrap();
+    let channel = Endpoint::try_from(format!("http://{address}")).unwrap().connect().await.unwrap();
     let mut stubborn = open(&channel, STUBBORN, None).await.unwrap();
     stubborn.next().await.unwrap().unwrap();
 

@@ -239,7 +239,9 @@ pub async fn unary(
     let mut grpc = tonic::client::Grpc::new(channel.clone());
     grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let codec = ProstCodec::<String, String>::default();
-    grpc.unary(request(timeout), PathAndQuery::from_static(path), codec).await.map(Response::into_inner)
+    let call = grpc.unary(request(timeout), PathAndQuery::from_static(path), codec);
+    let answered = tokio::time::timeout(PATIENCE, call).await.expect("the call ends");
+    answered.map(Response::into_inner)
 }
 
 pub async fn open(
