@@ -40,6 +40,8 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
         match self.raw.apply_conf_change(change) {
             Ok(conf) => {
                 self.applied.conf = wire::conf_from_raft(&conf);
+                // A new member may need a snapshot, and takes none that does not name it.
+                self.applied.snapshot_owed = true;
                 tracing::info!(
                     node = %self.config.node_id, index = entry.index, voters = ?self.applied.conf.voters,
                     learners = ?self.applied.conf.learners, "raft membership changed"
@@ -88,7 +90,8 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
     pub(super) fn snapshot_if_due(&mut self) -> Result<(), RaftFailure> {
         let last = self.raw.store().snapshot_index();
         let entries = self.applied.index - last;
-        let is_due = entries >= self.config.snapshot_every_entries
+        let is_due = self.applied.snapshot_owed
+            || entries >= self.config.snapshot_every_entries
             || (entries > 0 && self.applied.bytes_since_snapshot >= self.config.snapshot_every_bytes);
         if is_due { self.snapshot() } else { Ok(()) }
     }
@@ -104,6 +107,7 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
         self.raw.mut_store().write(batch)?;
         self.raw.mut_store().compact(index.saturating_sub(self.config.keep_entries))?;
         self.applied.bytes_since_snapshot = 0;
+        self.applied.snapshot_owed = false;
         tracing::info!(node = %self.config.node_id, index, bytes, "raft snapshot taken");
         Ok(())
     }

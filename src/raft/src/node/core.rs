@@ -49,6 +49,8 @@ pub(super) struct Applied {
     pub(super) term: u64,
     pub(super) conf: ConfState,
     pub(super) bytes_since_snapshot: u64,
+    /// A snapshot must be taken, however little was applied.
+    pub(super) snapshot_owed: bool,
 }
 
 /// A membership change in the log whose proposer waits.
@@ -74,7 +76,13 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
             raw,
             machine,
             transport,
-            applied: Applied { index: meta.index, term: meta.term, conf: meta.conf, bytes_since_snapshot: 0 },
+            applied: Applied {
+                index: meta.index,
+                term: meta.term,
+                conf: meta.conf,
+                bytes_since_snapshot: 0,
+                snapshot_owed: false,
+            },
             proposals: Proposals::new(),
             change: None,
             reads,

@@ -98,6 +98,7 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
         self.applied.term = meta.term;
         self.applied.conf = wire::conf_from_raft(meta.get_conf_state());
         self.applied.bytes_since_snapshot = 0;
+        self.applied.snapshot_owed = false;
         self.proposals.skipped(meta.index);
         tracing::info!(node = %self.config.node_id, index = meta.index, bytes = snapshot.data.len(), "raft snapshot installed");
         Ok(())

@@ -76,7 +76,9 @@ async fn a_leader_that_is_cut_off_steps_down_and_acknowledges_nothing() {
     cluster.net.isolate(old, &ALL);
     let lost = cluster.propose(old, "lost").await;
     assert!(matches!(lost, Err(RaftError::OutcomeUnknown)), "{lost:?}");
-    cluster.until("the old leader to step down", || (cluster.status(old).role != Role::Leader).then_some(())).await;
+    cluster
+        .until("the old leader to step down", || (cluster.status(old).role != Role::Leader).then_some(()))
+        .await;
     assert!(matches!(cluster.propose(old, "no").await, Err(RaftError::NotLeader { leader: None })));
     assert!(cluster.handle(old).read_index().await.is_err());
 
@@ -84,7 +86,8 @@ async fn a_leader_that_is_cut_off_steps_down_and_acknowledges_nothing() {
     let (last, _) = cluster.propose(new, "after").await.unwrap();
     cluster.net.heal();
     let commands = cluster.converge(&ALL, last).await;
-    let texts: Vec<_> = commands.into_iter().map(|(_, command)| String::from_utf8(command).unwrap()).collect();
+    let texts: Vec<_> =
+        commands.into_iter().map(|(_, command)| String::from_utf8(command).unwrap()).collect();
     assert_eq!(texts, ["before", "after"]);
 }
 

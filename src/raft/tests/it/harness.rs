@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use thalweg_core::{ClusterId, NodeId};
 use thalweg_raft::{
-    Identity, MemDisk, MemStore, MessageClass, RaftConfig, RaftError, RaftFailure, RaftHandle, RaftNode, RaftStatus,
-    RestoreError, Role, StateMachine, Transport,
+    Identity, MemDisk, MemStore, MessageClass, RaftConfig, RaftError, RaftFailure, RaftHandle, RaftNode,
+    RaftStatus, RestoreError, Role, StateMachine, Transport,
 };
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -73,7 +73,8 @@ impl StateMachine for Machine {
         while !snapshot.is_empty() {
             let (index, rest) = snapshot.split_first_chunk::<8>().ok_or_else(bad)?;
             let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(bad)?;
-            let (command, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or_else(bad)?;
+            let (command, rest) =
+                rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or_else(bad)?;
             commands.push((u64::from_be_bytes(*index), command.to_vec()));
             snapshot = rest;
         }
@@ -301,9 +302,9 @@ impl Cluster {
     pub async fn converge(&self, nodes: &[u64], index: u64) -> Vec<(u64, Vec<u8>)> {
         self.until("all nodes to agree", || {
             let first = self.nodes[&nodes[0]].machine.commands();
-            let same = nodes.iter().all(|id| {
-                self.status(*id).applied >= index && self.nodes[id].machine.commands() == first
-            });
+            let same = nodes
+                .iter()
+                .all(|id| self.status(*id).applied >= index && self.nodes[id].machine.commands() == first);
             same.then_some(first)
         })
         .await

@@ -52,9 +52,13 @@ async fn changes_that_make_no_sense_are_refused() {
     let cluster = Cluster::start(&[1]);
     cluster.leader().await;
     let change = async |change| cluster.handle(1).change_membership(change).await;
-    for nonsense in
-        [Remove(NodeId(1)), AddLearner(NodeId(1)), AddVoter(NodeId(1)), Remove(NodeId(9)), AddVoter(NodeId(0))]
-    {
+    for nonsense in [
+        Remove(NodeId(1)),
+        AddLearner(NodeId(1)),
+        AddVoter(NodeId(1)),
+        Remove(NodeId(9)),
+        AddVoter(NodeId(0)),
+    ] {
         let answer = change(nonsense).await;
         assert!(matches!(answer, Err(RaftError::MembershipChangeRefused { .. })), "{nonsense:?}: {answer:?}");
     }

@@ -1,13 +1,12 @@
 //! A group of one.
 
 use crate::harness::{Cluster, Machine, identity, ids, until};
-use thalweg_raft::StateMachine as _;
 use bytes::Bytes;
 use std::sync::{Arc, Mutex};
 use thalweg_core::NodeId;
 use thalweg_raft::{
-    MAX_COMMAND_BYTES, MemDisk, MemStore, NoTransport, RaftConfig, RaftError, RaftFailure, RaftNode, Role, SledStore,
-    WritePoint,
+    MAX_COMMAND_BYTES, MemDisk, MemStore, NoTransport, RaftConfig, RaftError, RaftFailure, RaftNode, Role,
+    SledStore, WritePoint,
 };
 
 #[tokio::test(start_paused = true)]

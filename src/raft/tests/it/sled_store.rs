@@ -51,7 +51,9 @@ fn a_torn_tail_never_parts_the_hard_state_from_its_entries() {
     let folder = tempfile::tempdir().unwrap();
     let live = folder.path().join("live");
     let mut store = SledStore::open(&live, identity(1)).unwrap();
-    let used = |path: &Path| fs::read(path.join("sled/db")).unwrap().iter().rposition(|byte| *byte != 0).unwrap_or(0);
+    let used = |path: &Path| {
+        fs::read(path.join("sled/db")).unwrap().iter().rposition(|byte| *byte != 0).unwrap_or(0)
+    };
     for index in 1..=8 {
         store.write(batch(index)).unwrap();
     }

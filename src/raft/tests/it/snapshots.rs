@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use thalweg_core::NodeId;
 use thalweg_raft::{
-    ConfState, HardState, Identity, LogEntry, MemDisk, MemStore, MessageClass, NoTransport, RaftConfig, RaftNode,
-    RaftStore, Snapshot, StoreError, Summary, WriteBatch,
+    ConfState, HardState, Identity, LogEntry, MemDisk, MemStore, MessageClass, NoTransport, RaftConfig,
+    RaftNode, RaftStore, Snapshot, StoreError, Summary, WriteBatch,
 };
 use tokio::time::sleep;
 
@@ -138,7 +138,8 @@ async fn a_long_unapplied_log_is_read_a_page_at_a_time() {
         config.snapshot_every_entries = u64::MAX;
         let (node, handle) = RaftNode::start(config, store, machine.clone(), NoTransport).unwrap();
         tokio::spawn(node.run());
-        until("everything to be applied", || (handle.status().borrow().applied >= ENTRIES - 1).then_some(())).await;
+        until("everything to be applied", || (handle.status().borrow().applied >= ENTRIES - 1).then_some(()))
+            .await;
         sleep(Duration::from_secs(10)).await;
         assert_eq!(machine.commands().len() as u64, ENTRIES - 2);
         let longest = longest.load(Ordering::Relaxed);

@@ -90,7 +90,11 @@ fn everything(opener: &dyn Opener) {
     // A snapshot of our own leaves the log alone; compaction then cuts it.
     let first = snapshot(4, 1, 3_000_000);
     store
-        .write(WriteBatch { snapshot: Some(first.clone()), hard_state: hard_state(2, 4), ..WriteBatch::default() })
+        .write(WriteBatch {
+            snapshot: Some(first.clone()),
+            hard_state: hard_state(2, 4),
+            ..WriteBatch::default()
+        })
         .unwrap();
     assert_eq!(store.summary().unwrap().last_index, 6);
     store.compact(2).unwrap();
@@ -109,7 +113,11 @@ fn everything(opener: &dyn Opener) {
     // A smaller snapshot takes the place of a larger one.
     let second = snapshot(5, 2, 10);
     store
-        .write(WriteBatch { snapshot: Some(second.clone()), hard_state: hard_state(2, 5), ..WriteBatch::default() })
+        .write(WriteBatch {
+            snapshot: Some(second.clone()),
+            hard_state: hard_state(2, 5),
+            ..WriteBatch::default()
+        })
         .unwrap();
     assert_eq!(store.snapshot().unwrap(), Some(second));
 
@@ -134,9 +142,7 @@ fn everything(opener: &dyn Opener) {
     }
 
     // A snapshot from the leader that is behind the end of a log that went another way.
-    store
-        .write(append((22..40).map(|index| entry(index, 5, 5_000)).collect(), None))
-        .unwrap();
+    store.write(append((22..40).map(|index| entry(index, 5, 5_000)).collect(), None)).unwrap();
     store
         .write(WriteBatch {
             snapshot: Some(snapshot(30, 6, 0)),
