@@ -1,0 +1,123 @@
+//! Group commit: one committer for each data directory syncs the logs that have something new, back to back.
+//!
+//! ```text
+//!   append ─► queue ─► committer: fdatasync ─► flushed_offset ─► listener
+//!   append ─► queue ─┘   (what arrives during one sync is covered by the next; nobody lingers)
+//! ```
+//! A sync runs under no lock that an append needs. A failed sync is never tried again: the kernel may have dropped the
+//! pages. The directory is taken out of use instead (catalogue 12).
+
+use crate::log::Log;
+use crate::volume::Volume;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use thalweg_core::Offset;
+
+/// Told when records became stable, from the committer's thread: it must return at once.
+pub trait FlushListener: Send + Sync {
+    /// Everything below `up_to` is stable.
+    fn flushed(&self, up_to: Offset);
+    /// The data directory failed: what is not stable now will never be.
+    fn failed(&self);
+}
+
+/// The logs that wait for a sync. Bounded by the number of logs: each is in it at most once.
+#[derive(Debug, Default)]
+pub(crate) struct CommitQueue {
+    state: Mutex<QueueState>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct QueueState {
+    logs: Vec<Arc<Log>>,
+    closed: bool,
+}
+
+impl CommitQueue {
+    fn lock(&self) -> std::sync::MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a log; the caller makes sure that it is not in the queue.
+    pub fn push(&self, log: Arc<Log>) {
+        let mut state = self.lock();
+        let was_empty = state.logs.is_empty();
+        state.logs.push(log);
+        drop(state);
+        // The committer sleeps only while the queue is empty.
+        if was_empty {
+            self.wake.notify_one();
+        }
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.wake.notify_all();
+    }
+
+    fn take(&self) -> Vec<Arc<Log>> {
+        std::mem::take(&mut self.lock().logs)
+    }
+
+    /// Waits for logs; `None` when the queue is closed and empty.
+    fn wait(&self) -> Option<Vec<Arc<Log>>> {
+        let state = self.lock();
+        let idle = |state: &mut QueueState| state.logs.is_empty() && !state.closed;
+        let mut state = self.wake.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
+        let logs = std::mem::take(&mut state.logs);
+        (!logs.is_empty()).then_some(logs)
+    }
+}
+
+/// Syncs the logs of one data directory. Dropping it lets the thread finish what is queued, and waits for it.
+#[derive(Debug)]
+pub struct Committer {
+    volume: Arc<Volume>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Committer {
+    /// Starts the thread of a data directory.
+    pub(crate) fn start(volume: Arc<Volume>) -> io::Result<Committer> {
+        let worker = Arc::clone(&volume);
+        let run = move || {
+            while let Some(logs) = worker.queue.wait() {
+                flush(&logs);
+            }
+        };
+        let thread = std::thread::Builder::new().name("committer".to_owned()).spawn(run)?;
+        Ok(Committer { volume, thread: Some(thread) })
+    }
+
+    /// A committer without a thread, for a simulation: it works when [`Committer::run_once`] is called.
+    pub(crate) fn manual(volume: Arc<Volume>) -> Committer {
+        Committer { volume, thread: None }
+    }
+
+    /// Syncs what is queued now. Returns the number of logs.
+    pub fn run_once(&self) -> usize {
+        let logs = self.volume.queue.take();
+        flush(&logs);
+        logs.len()
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.volume.queue.close();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!(dir = %self.volume.path.display(), "the committer's thread panicked");
+        }
+    }
+}
+
+fn flush(logs: &[Arc<Log>]) {
+    for log in logs {
+        // The failure is the directory's, which has logged it and told everyone who waits.
+        let _ = log.flush_queued();
+    }
+}

@@ -1,0 +1,167 @@
+//! After an unclean stop: every batch from the recovery point on is checked, and the log ends where the last good one does.
+
+use super::RecoveryReport;
+use crate::config::LogConfig;
+use crate::error::{OpenError, StorageError};
+use crate::leader_epoch::EpochStart;
+use crate::segment::{BatchScan, Home, ScanError, Scanned, Segment};
+use std::sync::Arc;
+use thalweg_core::Offset;
+
+/// What a scan found.
+pub(super) struct Recovered {
+    /// The segments that are left, the last one cut to its last good batch.
+    pub segments: Vec<Arc<Segment>>,
+    /// The offset behind the last good batch.
+    pub end: Offset,
+    /// The first offset that was scanned.
+    pub scanned_from: Offset,
+    /// Where each epoch starts, of what was scanned.
+    pub epochs: Vec<EpochStart>,
+}
+
+/// How far one segment is good.
+struct Scan {
+    /// Bytes of good batches.
+    size: u64,
+    end: Offset,
+    /// Why it is not good to its end.
+    damage: Option<String>,
+}
+
+/// Scans the segments from the one that holds `recovery_point` on. The first damage ends the log: what is behind it is cut
+/// away, since offsets must not have holes.
+pub(super) fn recover(
+    home: &Home,
+    mut segments: Vec<Arc<Segment>>,
+    recovery_point: Offset,
+    config: &LogConfig,
+    report: &mut RecoveryReport,
+) -> Result<Recovered, OpenError> {
+    let first = segments.partition_point(|segment| segment.base() <= recovery_point).saturating_sub(1);
+    let scanned_from = segments[first].base();
+    let mut end = scanned_from;
+    let mut epochs = Vec::new();
+    let mut i = first;
+    while i < segments.len() {
+        let segment = Arc::clone(&segments[i]);
+        // Nothing may be missing between two segments, except what compaction removed.
+        let follows = segment.base() == end || (config.cleanup_compact && segment.base() > end);
+        if i > first && !follows {
+            let reason = format!("the segment {} does not continue the log", segment.base());
+            remove_from(home, &mut segments, i, &reason, report)?;
+            break;
+        }
+        let scan = scan(&segment, config, &mut epochs)?;
+        report.scanned_segments += 1;
+        end = scan.end;
+        let is_last = i + 1 == segments.len();
+        if let Some(reason) = &scan.damage {
+            cut(home, &segment, &scan, reason, report)?;
+            remove_from(home, &mut segments, i + 1, reason, report)?;
+        } else {
+            // A killed process leaves good batches that only the page cache holds.
+            segment.sync()?;
+        }
+        store_index(home, &segment, is_last || scan.damage.is_some());
+        i += 1;
+    }
+    Ok(Recovered { segments, end, scanned_from, epochs })
+}
+
+fn scan(segment: &Segment, config: &LogConfig, epochs: &mut Vec<EpochStart>) -> Result<Scan, OpenError> {
+    let file = segment.open_file()?;
+    let mut index = segment.new_index();
+    let mut scan = Scan { size: 0, end: segment.base(), damage: None };
+    let mut batches = BatchScan::checked(&*file, 0, segment.size());
+    loop {
+        match batches.next() {
+            Ok(None) => break,
+            Ok(Some(batch)) if continues(&batch, scan.end, config) => {
+                let (epoch, start) = (batch.header.leader_epoch, batch.header.base_offset);
+                if epochs.last().is_none_or(|last| last.epoch != epoch) {
+                    epochs.push(EpochStart { epoch, start });
+                }
+                segment.note_in(&mut index, &batch);
+                (scan.size, scan.end) = (batch.end(), batch.header.next_offset());
+            }
+            Ok(Some(batch)) => {
+                let found = batch.header.base_offset;
+                scan.damage = Some(format!("a batch at offset {found} where {} is due", scan.end));
+                break;
+            }
+            Err(ScanError::Bad { reason, .. }) => {
+                scan.damage = Some(reason.to_string());
+                break;
+            }
+            Err(ScanError::Io(err)) => {
+                return Err(StorageError::io("scan", &segment.path(), err).into());
+            }
+        }
+    }
+    let file_size = segment.size();
+    segment.recovered(scan.size, index);
+    if scan.damage.is_some() {
+        tracing::debug!(file_size, good = scan.size, "scan ended early");
+    }
+    Ok(scan)
+}
+
+fn continues(batch: &Scanned, expected: Offset, config: &LogConfig) -> bool {
+    let base = batch.header.base_offset;
+    base == expected || (config.cleanup_compact && base > expected)
+}
+
+/// Cuts a segment behind its last good batch.
+fn cut(
+    home: &Home,
+    segment: &Segment,
+    scan: &Scan,
+    reason: &str,
+    report: &mut RecoveryReport,
+) -> Result<(), OpenError> {
+    let io = |err| StorageError::io("cut", &segment.path(), err);
+    let file = segment.open_file()?;
+    let lost = file.len().map_err(io)?.saturating_sub(scan.size);
+    file.set_len(scan.size).map_err(io)?;
+    segment.sync()?;
+    report.cut_bytes += lost;
+    report.reason.get_or_insert_with(|| reason.to_owned());
+    tracing::warn!(
+        partition = %home.partition, segment = %segment.base(), bytes = lost, end = %scan.end, reason,
+        "cut the log behind its last whole batch"
+    );
+    Ok(())
+}
+
+/// Removes the segments from `at` on, last one first.
+fn remove_from(
+    home: &Home,
+    segments: &mut Vec<Arc<Segment>>,
+    at: usize,
+    reason: &str,
+    report: &mut RecoveryReport,
+) -> Result<(), OpenError> {
+    for doomed in segments.split_off(at).iter().rev() {
+        tracing::error!(
+            partition = %home.partition, segment = %doomed.base(), bytes = doomed.size(), reason,
+            "removing a whole segment behind a damaged one"
+        );
+        report.cut_bytes += doomed.size();
+        report.removed_segments += 1;
+        report.reason.get_or_insert_with(|| reason.to_owned());
+        doomed.remove()?;
+    }
+    Ok(())
+}
+
+/// Writes a rebuilt index. A full disk must not keep a log from opening, and the index is in memory anyway; but half an
+/// index must not be found at the next start, so then there is none.
+fn store_index(home: &Home, segment: &Segment, active: bool) {
+    let stored =
+        if active { segment.store_index() } else { segment.seal().and_then(|()| segment.sync_index()) };
+    if let Err(err) = stored {
+        tracing::warn!(partition = %home.partition, error = %err, "cannot store a rebuilt index");
+        segment.discard_stored_index();
+    }
+}

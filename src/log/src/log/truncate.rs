@@ -1,0 +1,126 @@
+//! Cutting the log's end off, as a follower must when its leader's log differs.
+
+use super::{Appender, Life, Log, producers};
+use crate::error::{ReadError, StorageError};
+use crate::producer_state::ProducerStates;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use thalweg_core::Offset;
+
+impl Log {
+    /// Removes everything at or above `offset`, and the batch that holds `offset` wholly. Returns the new log end. Stable
+    /// when this returns. A reader beside it sees the log before or after, nothing between.
+    ///
+    /// After an error the log takes no more appends until it is opened again.
+    pub fn truncate_to(&self, offset: Offset) -> Result<Offset, ReadError> {
+        let _maintenance = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset < self.log_start_offset() {
+            return self.start_over(offset);
+        }
+        if offset >= self.log_end_offset() {
+            return Ok(self.log_end_offset());
+        }
+        self.rewrite(|appender| self.cut(appender, offset))
+    }
+
+    /// Removes everything and starts again, empty, at `offset`. As [`Log::truncate_to`] otherwise.
+    pub fn truncate_fully_and_start_at(&self, offset: Offset) -> Result<Offset, ReadError> {
+        let _maintenance = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
+        self.start_over(offset)
+    }
+
+    fn start_over(&self, offset: Offset) -> Result<Offset, ReadError> {
+        self.rewrite(|appender| self.empty(appender, offset))
+    }
+
+    /// Runs a change of what was written, with readers warned.
+    fn rewrite(
+        &self,
+        change: impl FnOnce(&mut Appender) -> Result<Offset, ReadError>,
+    ) -> Result<Offset, ReadError> {
+        // No sync may be under way: it would report what is cut away as stable.
+        let _flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut appender = self.appender();
+        self.check_writable()?;
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        let result = change(&mut appender);
+        if result.is_err() {
+            self.set_life(Life::Failed);
+        }
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        drop(appender);
+        if self.flushed_offset() < self.log_end_offset() && !self.config().write_caching {
+            self.request_flush();
+        }
+        result
+    }
+
+    fn cut(&self, appender: &mut Appender, offset: Offset) -> Result<Offset, ReadError> {
+        let segments = self.segments();
+        let keep = segments.partition_point(|segment| segment.base() <= offset).max(1);
+        let segment = &segments[keep - 1];
+        let found = segment.locate(offset)?;
+        let position = found.map_or(segment.size(), |batch| batch.position);
+        let end = found.map_or(offset, |batch| batch.header.base_offset.min(offset));
+
+        self.lower_ends(end)?;
+        self.set_segments(segments[..keep].to_vec());
+        // From the end, so that a crash leaves no gap.
+        for doomed in segments[keep..].iter().rev() {
+            doomed.remove()?;
+        }
+        segment.truncate(position)?;
+        segment.load_index()?;
+        appender.active = Arc::clone(segment);
+        appender.unsynced.retain(|unsynced| unsynced.base() < segment.base());
+        appender.epochs.truncate_from_end(end).map_err(StorageError::from)?;
+        self.reload_producers(appender, end)?;
+        tracing::info!(partition = %self.topic_partition(), end = %end, "log truncated");
+        Ok(end)
+    }
+
+    fn empty(&self, appender: &mut Appender, offset: Offset) -> Result<Offset, ReadError> {
+        let segments = self.segments();
+        self.lower_ends(offset)?;
+        // The active one last: a crash leaves a shorter log, never a gap.
+        for doomed in segments.iter().rev() {
+            doomed.remove()?;
+        }
+        let new = self.create_segment(offset, &self.config())?;
+        self.set_segments(vec![Arc::clone(&new)]);
+        appender.active = new;
+        appender.unsynced.clear();
+        for at in [&self.log_end, &self.log_start, &self.flushed, &self.high_watermark] {
+            at.store(offset.get(), Ordering::Release);
+        }
+        appender.epochs.clear().map_err(StorageError::from)?;
+        let (storage, dir) = (&*self.home.storage, &self.home.dir);
+        ProducerStates::delete_snapshots_before(storage, dir, Offset(i64::MAX))
+            .map_err(StorageError::from)?;
+        appender.producers = ProducerStates::new(offset);
+        self.volume.write_log_starts().map_err(StorageError::from)?;
+        self.volume.write_recovery_points().map_err(StorageError::from)?;
+        tracing::info!(partition = %self.topic_partition(), start = %offset, "log emptied");
+        Ok(offset)
+    }
+
+    /// Lowers every offset that stands above the new end. The recovery point on disk goes first: it must not vouch for
+    /// records that are written anew.
+    fn lower_ends(&self, end: Offset) -> Result<(), StorageError> {
+        for at in [&self.flushed, &self.high_watermark, &self.log_end] {
+            at.fetch_min(end.get(), Ordering::AcqRel);
+        }
+        self.volume.write_recovery_points()?;
+        Ok(())
+    }
+
+    fn reload_producers(&self, appender: &mut Appender, end: Offset) -> Result<(), ReadError> {
+        let segments = self.segments();
+        let start = Offset(segments[0].base().get().saturating_sub(1));
+        let (storage, dir, now) = (&*self.home.storage, &self.home.dir, appender.now);
+        let loaded = ProducerStates::load(storage, dir, start, end, now).map_err(StorageError::from)?;
+        appender.producers = loaded;
+        producers::replay(&mut appender.producers, &segments, end, now)?;
+        producers::recall(&mut appender.producers, &segments)
+    }
+}

@@ -1,0 +1,207 @@
+//! All logs of a broker, over all its data directories.
+
+mod delete;
+mod dir;
+mod housekeeping;
+mod open;
+
+use crate::committer::Committer;
+use crate::config::LogConfig;
+use crate::error::{OpenError, StorageError};
+use crate::log::Log;
+use crate::pool::BufferPool;
+use crate::storage::Storage;
+use crate::uuid_text::DirectoryId;
+use delete::Doomed;
+use dir::DataDir;
+use housekeeping::Rounds;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use thalweg_core::{BrokerEpoch, BrokerId, ClusterId, TopicPartition};
+
+/// Free read buffers that are kept, in bytes.
+pub const DEFAULT_FREE_BUFFER_BYTES: usize = 32 << 20;
+/// `log.retention.check.interval.ms`: how often retention runs.
+pub const DEFAULT_RETENTION_CHECK_MS: i64 = 300_000;
+/// `log.flush.offset.checkpoint.interval.ms`: how often recovery points and log starts are written down.
+pub const DEFAULT_CHECKPOINT_MS: i64 = 60_000;
+/// `replica.high.watermark.checkpoint.interval.ms`: how often the high watermarks are written down.
+pub const DEFAULT_HIGH_WATERMARK_CHECKPOINT_MS: i64 = 5_000;
+
+/// Who runs the committers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CommitMode {
+    /// A thread for each data directory.
+    #[default]
+    Threads,
+    /// Nobody: a simulation calls [`LogManager::run_committers`].
+    Manual,
+}
+
+/// What a manager is opened with.
+#[derive(Clone)]
+pub struct LogManagerConfig {
+    /// `log.dirs`: the data directories; created if they are not there.
+    pub dirs: Vec<PathBuf>,
+    /// The cluster to which the directories must belong.
+    pub cluster_id: ClusterId,
+    /// The node to which they must belong.
+    pub node_id: BrokerId,
+    /// Who runs the committers.
+    pub commit_mode: CommitMode,
+    /// Free read buffers that are kept, in bytes. Default [`DEFAULT_FREE_BUFFER_BYTES`].
+    pub free_buffer_bytes: usize,
+    /// Default [`DEFAULT_RETENTION_CHECK_MS`].
+    pub retention_check_ms: i64,
+    /// Default [`DEFAULT_CHECKPOINT_MS`].
+    pub checkpoint_ms: i64,
+    /// Default [`DEFAULT_HIGH_WATERMARK_CHECKPOINT_MS`].
+    pub high_watermark_checkpoint_ms: i64,
+    /// Makes the id of a directory that is used for the first time, and the suffix of a deleted folder. The default is
+    /// random; a simulation gives its own.
+    pub new_id: Arc<dyn Fn() -> [u8; 16] + Send + Sync>,
+}
+
+impl LogManagerConfig {
+    /// The defaults.
+    pub fn new(dirs: Vec<PathBuf>, cluster_id: ClusterId, node_id: BrokerId) -> Self {
+        LogManagerConfig {
+            dirs,
+            cluster_id,
+            node_id,
+            commit_mode: CommitMode::Threads,
+            free_buffer_bytes: DEFAULT_FREE_BUFFER_BYTES,
+            retention_check_ms: DEFAULT_RETENTION_CHECK_MS,
+            checkpoint_ms: DEFAULT_CHECKPOINT_MS,
+            high_watermark_checkpoint_ms: DEFAULT_HIGH_WATERMARK_CHECKPOINT_MS,
+            new_id: Arc::new(random_id),
+        }
+    }
+}
+
+impl fmt::Debug for LogManagerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LogManagerConfig { dirs, cluster_id, node_id, commit_mode, .. } = self;
+        let mut out = f.debug_struct("LogManagerConfig");
+        out.field("dirs", dirs).field("cluster_id", cluster_id).field("node_id", node_id);
+        out.field("commit_mode", commit_mode).finish_non_exhaustive()
+    }
+}
+
+/// A random (version 4) UUID. The standard library seeds its hashers from the system's randomness.
+fn random_id() -> [u8; 16] {
+    let half = || RandomState::new().hash_one(std::process::id()).to_be_bytes();
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&half());
+    id[8..].copy_from_slice(&half());
+    id[6] = id[6] & 0x0f | 0x40;
+    id[8] = id[8] & 0x3f | 0x80;
+    id
+}
+
+/// How a data directory is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirState {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its id.
+    pub id: DirectoryId,
+    /// Why it takes no more writes, if so.
+    pub failed: Option<String>,
+    /// The number of its logs.
+    pub logs: usize,
+    /// Bytes of batches in its logs.
+    pub log_bytes: u64,
+    /// Bytes that may still be written; `None` if the file system does not say.
+    pub available_bytes: Option<u64>,
+}
+
+/// The logs of a broker. Holds the data directories' locks until it is dropped.
+pub struct LogManager {
+    config: LogManagerConfig,
+    storage: Arc<dyn Storage>,
+    pool: Arc<BufferPool>,
+    logs: RwLock<BTreeMap<TopicPartition, Arc<Log>>>,
+    /// Creations and deletions run one at a time.
+    changes: Mutex<()>,
+    doomed: Mutex<Vec<Doomed>>,
+    rounds: Mutex<Rounds>,
+    closed: AtomicBool,
+    /// Before the directories: they stop before the locks are given free.
+    committers: Vec<Committer>,
+    dirs: Vec<DataDir>,
+}
+
+impl fmt::Debug for LogManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("LogManager");
+        out.field("dirs", &self.config.dirs).field("logs", &self.map().len()).finish_non_exhaustive()
+    }
+}
+
+impl LogManager {
+    /// A partition's log, if it is here.
+    pub fn get(&self, partition: &TopicPartition) -> Option<Arc<Log>> {
+        self.map().get(partition).cloned()
+    }
+
+    /// All logs, by topic and partition.
+    pub fn logs(&self) -> Vec<Arc<Log>> {
+        self.map().values().cloned().collect()
+    }
+
+    /// How the data directories are.
+    pub fn dir_states(&self) -> Vec<DirState> {
+        self.dirs.iter().map(|dir| dir.state(&*self.storage)).collect()
+    }
+
+    /// Syncs what is queued, with [`CommitMode::Manual`]. Returns the number of logs.
+    pub fn run_committers(&self) -> usize {
+        self.committers.iter().map(Committer::run_once).sum()
+    }
+
+    /// Replaces the configuration of every log of a topic.
+    pub fn update_config(&self, topic: &str, config: &LogConfig) {
+        for log in self.logs() {
+            if log.topic_partition().topic.as_str() == topic {
+                log.update_config(config.clone());
+            }
+        }
+    }
+
+    /// Flushes all logs, gives reserved space back, writes snapshots and checkpoints, and, where all that went well, the
+    /// marker of a clean stop. Afterwards appends are refused; reads go on. `broker_epoch` is noted in the marker.
+    ///
+    /// The first error is returned, but every log is tried: a directory that could not be closed is recovered at the next
+    /// start.
+    pub fn close(&self, broker_epoch: Option<BrokerEpoch>) -> Result<(), StorageError> {
+        let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let mut first_error = None;
+        for dir in &self.dirs {
+            if let Err(err) = dir.close(&*self.storage, broker_epoch) {
+                tracing::error!(dir = %dir.path().display(), error = %err, "data directory not closed cleanly");
+                first_error.get_or_insert(err);
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    fn check_open(&self) -> Result<(), OpenError> {
+        if self.closed.load(Ordering::Acquire) { Err(OpenError::Closed) } else { Ok(()) }
+    }
+
+    fn map(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<TopicPartition, Arc<Log>>> {
+        self.logs.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn map_mut(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<TopicPartition, Arc<Log>>> {
+        self.logs.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

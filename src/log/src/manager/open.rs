@@ -1,0 +1,195 @@
+//! Opening the data directories, and creating logs in them.
+
+use super::dir::DataDir;
+use super::{CommitMode, LogManager, LogManagerConfig, delete};
+use crate::checkpoint::{HIGH_WATERMARK_CHECKPOINT, LOG_START_CHECKPOINT, RECOVERY_POINT_CHECKPOINT};
+use crate::committer::Committer;
+use crate::config::LogConfig;
+use crate::error::{OpenError, StorageError};
+use crate::log::{Log, OpenLog};
+use crate::partition_metadata;
+use crate::pool::BufferPool;
+use crate::segment::Home;
+use crate::storage::Storage;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use thalweg_core::{Offset, Timestamp, TopicId, TopicPartition};
+
+impl LogManager {
+    /// Locks and checks the data directories and opens every log in them; those of a directory that was not closed cleanly
+    /// are recovered. Blocks as long as that takes. `config_for` is asked once for each partition found.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        config: LogManagerConfig,
+        now: Timestamp,
+        config_for: &dyn Fn(&TopicPartition) -> LogConfig,
+    ) -> Result<LogManager, OpenError> {
+        let distinct: BTreeSet<_> = config.dirs.iter().collect();
+        if config.dirs.is_empty() || distinct.len() < config.dirs.len() {
+            return Err(OpenError::NoDirs);
+        }
+        let mut dirs = Vec::new();
+        for path in &config.dirs {
+            dirs.push(DataDir::open(&storage, path, &config)?);
+        }
+        let pool = BufferPool::new(config.free_buffer_bytes);
+        let mut logs = BTreeMap::new();
+        for dir in &dirs {
+            open_logs(&storage, dir, &pool, now, config_for, &mut logs)?;
+            // From here on the checkpoints must not know of logs that are gone, nor miss those that were cut.
+            dir.volume.write_recovery_points()?;
+            dir.volume.write_log_starts()?;
+        }
+        let mut committers = Vec::new();
+        for dir in &dirs {
+            let volume = Arc::clone(&dir.volume);
+            committers.push(match config.commit_mode {
+                CommitMode::Manual => Committer::manual(volume),
+                CommitMode::Threads => Committer::start(volume)
+                    .map_err(|err| StorageError::io("start the committer of", dir.path(), err))?,
+            });
+        }
+        tracing::info!(logs = logs.len(), dirs = dirs.len(), "logs opened");
+        Ok(LogManager {
+            config,
+            storage,
+            pool,
+            logs: RwLock::new(logs),
+            changes: Mutex::default(),
+            doomed: Mutex::default(),
+            rounds: Mutex::default(),
+            closed: AtomicBool::new(false),
+            committers,
+            dirs,
+        })
+    }
+
+    /// A partition's log; created in the data directory with the fewest logs if it is not here. A log of another topic id
+    /// is refused: it is an older topic's of the same name, to be deleted first.
+    pub fn get_or_create(
+        &self,
+        partition: &TopicPartition,
+        topic_id: Option<TopicId>,
+        config: LogConfig,
+        now: Timestamp,
+    ) -> Result<Arc<Log>, OpenError> {
+        let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_open()?;
+        if let Some(log) = self.get(partition) {
+            return self.check_topic(log, topic_id);
+        }
+        let usable = self.dirs.iter().filter(|dir| dir.volume.failure().is_none());
+        let dir = usable.min_by_key(|dir| dir.volume.logs().len()).ok_or(OpenError::AllFailed)?;
+        let path = dir.path().join(partition.to_string());
+        let log = create(&self.storage, dir, &self.pool, partition, &path, topic_id, config, now);
+        let log = match log {
+            Ok(log) => log,
+            Err(err) => {
+                // Best effort: an empty folder that is left is found, and used, at the next start.
+                let _ = self.storage.remove_dir_all(&path);
+                return Err(err);
+            }
+        };
+        self.map_mut().insert(partition.clone(), Arc::clone(&log));
+        tracing::info!(partition = %partition, dir = %dir.path().display(), "log created");
+        Ok(log)
+    }
+
+    fn check_topic(&self, log: Arc<Log>, wanted: Option<TopicId>) -> Result<Arc<Log>, OpenError> {
+        match (log.topic_id(), wanted) {
+            (Some(found), Some(wanted)) if found != wanted => {
+                let partition = log.topic_partition().clone();
+                Err(OpenError::OtherTopic { partition, found: Some(found), wanted: Some(wanted) })
+            }
+            (None, Some(wanted)) => {
+                partition_metadata::write(&*self.storage, &log.dir(), wanted)?;
+                log.adopt_topic_id(wanted);
+                Ok(log)
+            }
+            _ => Ok(log),
+        }
+    }
+}
+
+fn open_logs(
+    storage: &Arc<dyn Storage>,
+    dir: &DataDir,
+    pool: &Arc<BufferPool>,
+    now: Timestamp,
+    config_for: &dyn Fn(&TopicPartition) -> LogConfig,
+    logs: &mut BTreeMap<TopicPartition, Arc<Log>>,
+) -> Result<(), OpenError> {
+    let volume = &dir.volume;
+    let recovery_points = volume.read_offsets(RECOVERY_POINT_CHECKPOINT)?;
+    let log_starts = volume.read_offsets(LOG_START_CHECKPOINT)?;
+    let high_watermarks = volume.read_offsets(HIGH_WATERMARK_CHECKPOINT)?;
+    let entries = storage.list(dir.path()).map_err(|err| StorageError::io("list", dir.path(), err))?;
+    for entry in entries.into_iter().filter(|entry| entry.is_dir) {
+        let path = dir.path().join(&entry.name);
+        if delete::is_doomed(&entry.name) {
+            storage.remove_dir_all(&path).map_err(|err| StorageError::io("remove", &path, err))?;
+            continue;
+        }
+        let Ok(partition) = entry.name.parse::<TopicPartition>() else {
+            if entry.name != "lost+found" {
+                tracing::warn!(path = %path.display(), "a folder that is no partition's is left alone");
+            }
+            continue;
+        };
+        let at = |map: &BTreeMap<_, Offset>| map.get(&partition).copied();
+        let log = Log::open(OpenLog {
+            topic_id: partition_metadata::read(&**storage, &path)?,
+            home: home(storage, path.clone(), &partition),
+            volume: Arc::clone(volume),
+            pool: Arc::clone(pool),
+            config: config_for(&partition),
+            log_start: at(&log_starts).unwrap_or(Offset::ZERO),
+            recovery_point: at(&recovery_points),
+            high_watermark: at(&high_watermarks).unwrap_or(Offset::ZERO),
+            clean: dir.clean,
+            now,
+        })?;
+        if log.recovery_report().recovered {
+            tracing::info!(partition = %partition, end = %log.log_end_offset(), "log recovered");
+        }
+        if let Some(first) = logs.insert(partition.clone(), log) {
+            return Err(OpenError::Twice { partition, first: first.dir(), second: path });
+        }
+    }
+    Ok(())
+}
+
+fn home(storage: &Arc<dyn Storage>, path: PathBuf, partition: &TopicPartition) -> Home {
+    Home { storage: Arc::clone(storage), dir: path.into(), partition: Arc::new(partition.clone()) }
+}
+
+#[allow(clippy::too_many_arguments)] // each is a different thing, and the only caller has them at hand
+fn create(
+    storage: &Arc<dyn Storage>,
+    dir: &DataDir,
+    pool: &Arc<BufferPool>,
+    partition: &TopicPartition,
+    path: &std::path::Path,
+    topic_id: Option<TopicId>,
+    config: LogConfig,
+    now: Timestamp,
+) -> Result<Arc<Log>, OpenError> {
+    storage.create_dir_all(path).map_err(|err| StorageError::io("create", path, err))?;
+    if let Some(id) = topic_id {
+        partition_metadata::write(&**storage, path, id)?;
+    }
+    Log::open(OpenLog {
+        home: home(storage, path.to_owned(), partition),
+        topic_id,
+        volume: Arc::clone(&dir.volume),
+        pool: Arc::clone(pool),
+        config,
+        log_start: Offset::ZERO,
+        recovery_point: None,
+        high_watermark: Offset::ZERO,
+        clean: false,
+        now,
+    })
+}

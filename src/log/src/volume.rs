@@ -1,0 +1,112 @@
+//! A data directory while it is in use: whether it failed, which logs it holds, which of them wait for an fsync.
+
+use crate::checkpoint::{
+    self, HIGH_WATERMARK_CHECKPOINT, LOG_START_CHECKPOINT, PartitionOffset, RECOVERY_POINT_CHECKPOINT,
+};
+use crate::committer::CommitQueue;
+use crate::error::StorageError;
+use crate::log::Log;
+use crate::state_file::StateFileError;
+use crate::storage::Storage;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use thalweg_core::{Offset, TopicPartition};
+
+#[derive(Debug)]
+pub(crate) struct Volume {
+    pub storage: Arc<dyn Storage>,
+    pub path: PathBuf,
+    pub queue: CommitQueue,
+    failure: OnceLock<String>,
+    logs: Mutex<BTreeMap<TopicPartition, Weak<Log>>>,
+    /// What was written last. One at a time, so that an older state never replaces a newer one.
+    checkpoints: Mutex<BTreeMap<&'static str, Vec<PartitionOffset>>>,
+}
+
+impl Volume {
+    pub fn new(storage: Arc<dyn Storage>, path: PathBuf) -> Arc<Volume> {
+        let queue = CommitQueue::default();
+        let (failure, logs, checkpoints) = (OnceLock::new(), Mutex::default(), Mutex::default());
+        Arc::new(Volume { storage, path, queue, failure, logs, checkpoints })
+    }
+
+    /// The first failure, if the directory failed.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    /// Refuses if the directory failed.
+    pub fn check(&self) -> Result<(), StorageError> {
+        match self.failure.get() {
+            None => Ok(()),
+            Some(reason) => Err(StorageError::DirFailed { dir: self.path.clone(), reason: reason.clone() }),
+        }
+    }
+
+    /// Takes the directory out of use for good, and tells everyone who waits for an fsync of one of its logs.
+    pub fn fail(&self, reason: &dyn std::fmt::Display) {
+        if self.failure.set(reason.to_string()).is_ok() {
+            tracing::error!(dir = %self.path.display(), error = %reason, "data directory failed, no more writes");
+        }
+        for log in self.logs() {
+            log.tell_failed();
+        }
+    }
+
+    pub fn register(&self, log: &Arc<Log>) {
+        self.registry().insert(log.topic_partition().clone(), Arc::downgrade(log));
+    }
+
+    pub fn forget(&self, partition: &TopicPartition) {
+        self.registry().remove(partition);
+    }
+
+    pub fn logs(&self) -> Vec<Arc<Log>> {
+        self.registry().values().filter_map(Weak::upgrade).collect()
+    }
+
+    fn registry(&self) -> std::sync::MutexGuard<'_, BTreeMap<TopicPartition, Weak<Log>>> {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes down below which offsets every record is stable.
+    pub fn write_recovery_points(&self) -> Result<(), StateFileError> {
+        self.write(RECOVERY_POINT_CHECKPOINT, Log::flushed_offset)
+    }
+
+    pub fn write_log_starts(&self) -> Result<(), StateFileError> {
+        self.write(LOG_START_CHECKPOINT, Log::log_start_offset)
+    }
+
+    pub fn write_high_watermarks(&self) -> Result<(), StateFileError> {
+        self.write(HIGH_WATERMARK_CHECKPOINT, Log::high_watermark)
+    }
+
+    fn write(&self, name: &'static str, offset: impl Fn(&Log) -> Offset) -> Result<(), StateFileError> {
+        let mut written = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = |log: &Arc<Log>| PartitionOffset {
+            partition: log.topic_partition().clone(),
+            offset: offset(log),
+        };
+        let entries: Vec<_> = self.logs().iter().map(entry).collect();
+        if written.get(name) != Some(&entries) {
+            checkpoint::write(&*self.storage, &self.path.join(name), &entries)?;
+            written.insert(name, entries);
+        }
+        Ok(())
+    }
+
+    /// A checkpoint's offsets. A damaged one counts as missing: it only costs a longer recovery.
+    pub fn read_offsets(&self, name: &str) -> Result<BTreeMap<TopicPartition, Offset>, StateFileError> {
+        let path: &Path = &self.path.join(name);
+        match checkpoint::read::<PartitionOffset>(&*self.storage, path) {
+            Ok(entries) => Ok(entries.into_iter().map(|entry| (entry.partition, entry.offset)).collect()),
+            Err(err) if err.is_corrupt() => {
+                tracing::warn!(error = %err, "damaged checkpoint ignored");
+                Ok(BTreeMap::new())
+            }
+            Err(err) => Err(err),
+        }
+    }
+}
