@@ -1,6 +1,6 @@
 //! Builds a batch in the stored format, record by record.
 
-use super::header::{Attributes, CRC_START, HEADER_LEN, LOG_OVERHEAD};
+use super::header::{Attributes, HEADER_LEN, check_size, seal};
 use super::record::{Header, body_len, put_record};
 use super::{BatchError, BatchHeader, varint};
 use crate::compression::Compression;
@@ -90,7 +90,9 @@ impl BatchBuilder {
         } else if timestamp > self.max_timestamp {
             self.max_timestamp = timestamp;
         }
-        put_record(&mut self.buffer, timestamp.millis_since(self.base_timestamp), delta, key, value, headers);
+        // Wraps as in Kafka's clients: the reader's addition wraps back, so that any two timestamps share a batch.
+        let timestamp_delta = timestamp.as_millis().wrapping_sub(self.base_timestamp.as_millis());
+        put_record(&mut self.buffer, timestamp_delta, delta, key, value, headers);
         self.count += 1;
         delta
     }
@@ -110,11 +112,15 @@ impl BatchBuilder {
         self.count == 0
     }
 
-    /// The batch, with base offset 0 and no leader epoch.
+    /// The batch, with base offset 0 and no leader epoch. A builder without records gives a batch that no leader takes.
+    ///
+    /// Panics when the batch is 2 GiB or larger: callers bound records and batches by `max.request.size` long before.
     pub fn finish(self, stamp: ProducerStamp) -> Bytes {
         let mut bytes = self.buffer;
         if self.compression != Compression::None {
-            let mut packed = vec![0; HEADER_LEN];
+            // Text shrinks to a half or less; the buffer grows by itself where it does not.
+            let mut packed = Vec::with_capacity(HEADER_LEN + bytes.len() / 2);
+            packed.resize(HEADER_LEN, 0);
             self.compression
                 .compress(&bytes[HEADER_LEN..], &mut packed)
                 .expect("compressing memory into memory does no I/O that could fail");
@@ -122,8 +128,7 @@ impl BatchBuilder {
         }
         let header = BatchHeader {
             base_offset: Offset::ZERO,
-            batch_length: i32::try_from(bytes.len() - LOG_OVERHEAD)
-                .expect("batches are bounded far below 2 GiB"),
+            batch_length: 0,
             leader_epoch: LeaderEpoch::NONE,
             crc: 0,
             attributes: Attributes::new(self.compression, stamp.transactional),
@@ -135,26 +140,24 @@ impl BatchBuilder {
             base_sequence: stamp.base_sequence,
             record_count: self.count,
         };
-        seal(&mut bytes, &header);
+        seal(&mut bytes, header);
         Bytes::from(bytes)
     }
 }
 
-/// Writes the header and its checksum.
-fn seal(batch: &mut [u8], header: &BatchHeader) {
-    batch[..HEADER_LEN].copy_from_slice(&header.encode());
-    let crc = crc32c::crc32c(&batch[CRC_START..]);
-    batch[17..CRC_START].copy_from_slice(&crc.to_be_bytes());
-}
-
-/// The same batch with another producer id, epoch and sequence. `batch` must be one whole batch.
+/// The same batch with another producer id, epoch and sequence, and in the transaction or not as `stamp` says. The
+/// checksum is taken anew without looking at the old one: `batch` is one that this process built.
+///
+/// Errors: `batch` is not exactly one batch.
 pub fn restamp(batch: &Bytes, stamp: ProducerStamp) -> Result<Bytes, BatchError> {
     let mut header = BatchHeader::parse(batch)?;
+    check_size(&header, batch)?;
     header.producer_id = stamp.producer_id;
     header.producer_epoch = stamp.producer_epoch;
     header.base_sequence = stamp.base_sequence;
+    header.attributes = header.attributes.with_transactional(stamp.transactional);
     let mut bytes = batch.to_vec();
-    seal(&mut bytes, &header);
+    seal(&mut bytes, header);
     Ok(Bytes::from(bytes))
 }
 

@@ -48,6 +48,14 @@ pub enum BatchError {
         /// The last offset delta.
         last_offset_delta: i32,
     },
+    /// The batch has more records than allowed.
+    #[error("the batch has {count} records, more than the {limit} that are allowed")]
+    TooManyRecords {
+        /// Its records.
+        count: i32,
+        /// What is allowed.
+        limit: usize,
+    },
     /// The records do not inflate.
     #[error(transparent)]
     Inflate(#[from] InflateError),
@@ -76,17 +84,23 @@ pub enum BatchError {
     /// Control batches are the brokers' own.
     #[error("control batches cannot be produced")]
     Control,
+    /// LogAppendTime is the leader's to set.
+    #[error("a batch cannot be produced with the timestamp type LogAppendTime")]
+    LogAppendTime,
+    /// The delete horizon is the cleaner's to set.
+    #[error("a batch cannot be produced with a delete horizon")]
+    DeleteHorizon,
 }
 
 impl BatchError {
     /// The code that a caller is told.
     pub fn code(&self) -> ErrorCode {
         match self {
-            BatchError::TooLarge { .. } | BatchError::Inflate(InflateError::TooLarge { .. }) => {
-                ErrorCode::MessageTooLarge
-            }
+            BatchError::TooLarge { .. }
+            | BatchError::TooManyRecords { .. }
+            | BatchError::Inflate(InflateError::TooLarge { .. }) => ErrorCode::MessageTooLarge,
             BatchError::Codec(_) => ErrorCode::UnsupportedCompression,
-            BatchError::MaxTimestamp { .. } => ErrorCode::InvalidTimestamp,
+            BatchError::MaxTimestamp { .. } | BatchError::LogAppendTime => ErrorCode::InvalidTimestamp,
             _ => ErrorCode::CorruptBatch,
         }
     }

@@ -8,13 +8,15 @@ use crate::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp}
 pub const HEADER_LEN: usize = 61;
 /// Bytes in front of what the length field counts: base offset and length.
 pub const LOG_OVERHEAD: usize = 12;
+/// Where the checksum stands.
+const CRC_AT: usize = 17;
 /// Where the checksummed part begins: at the attributes.
 pub const CRC_START: usize = 21;
 /// The only format version there is here.
 pub const MAGIC: i8 = 2;
 
-/// A batch's attribute bits: 0-2 codec, 3 timestamp type, 4 transactional, 5 control, 6 delete horizon. The others are
-/// kept as they come, as Kafka does.
+/// A batch's attribute bits: 0-2 codec, 3 timestamp type, 4 transactional, 5 control, 6 delete horizon. The others have no
+/// meaning yet: they are ignored and kept as they come, as Kafka does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Attributes(pub i16);
 
@@ -33,6 +35,7 @@ impl Attributes {
     const LOG_APPEND_TIME: i16 = 1 << 3;
     const TRANSACTIONAL: i16 = 1 << 4;
     const CONTROL: i16 = 1 << 5;
+    const DELETE_HORIZON: i16 = 1 << 6;
 
     /// The attributes of a new batch.
     pub const fn new(compression: Compression, transactional: bool) -> Attributes {
@@ -43,6 +46,12 @@ impl Attributes {
     pub fn compression(self) -> Result<Compression, BatchError> {
         let bits = self.0 & Self::CODEC_MASK;
         Compression::from_bits(bits).ok_or(BatchError::Codec(bits))
+    }
+
+    /// The same with another codec.
+    #[must_use]
+    pub const fn with_compression(self, compression: Compression) -> Attributes {
+        Attributes((self.0 & !Self::CODEC_MASK) | compression.bits())
     }
 
     /// What the timestamps mean.
@@ -63,6 +72,13 @@ impl Attributes {
         }
     }
 
+    /// The same, as part of a transaction or not.
+    #[must_use]
+    pub const fn with_transactional(self, transactional: bool) -> Attributes {
+        let others = self.0 & !Self::TRANSACTIONAL;
+        Attributes(if transactional { others | Self::TRANSACTIONAL } else { others })
+    }
+
     /// Whether the batch is part of a transaction.
     pub const fn is_transactional(self) -> bool {
         self.0 & Self::TRANSACTIONAL != 0
@@ -71,6 +87,11 @@ impl Attributes {
     /// Whether the batch holds a transaction's marker.
     pub const fn is_control(self) -> bool {
         self.0 & Self::CONTROL != 0
+    }
+
+    /// Whether the cleaner has set, in place of the base timestamp, when the batch's tombstones may go (KIP-534).
+    pub const fn has_delete_horizon(self) -> bool {
+        self.0 & Self::DELETE_HORIZON != 0
     }
 }
 
@@ -104,7 +125,10 @@ pub struct BatchHeader {
 }
 
 impl BatchHeader {
-    /// Reads a header off the front of `bytes`. Checks what can be checked without the rest: magic, length, counts.
+    /// Reads a header off the front of `bytes`. Checks what can be checked without the rest: magic, length, counts. No
+    /// checksum, no codec.
+    ///
+    /// Errors: [`BatchError::Truncated`], [`BatchError::Magic`], [`BatchError::Length`], [`BatchError::Count`].
     pub fn parse(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
         let header: &[u8; HEADER_LEN] = bytes
             .first_chunk()
@@ -117,7 +141,7 @@ impl BatchHeader {
             base_offset: Offset(i64::from_be_bytes(field(header, 0))),
             batch_length: i32::from_be_bytes(field(header, 8)),
             leader_epoch: LeaderEpoch(i32::from_be_bytes(field(header, 12))),
-            crc: u32::from_be_bytes(field(header, 17)),
+            crc: u32::from_be_bytes(field(header, CRC_AT)),
             attributes: Attributes(i16::from_be_bytes(field(header, 21))),
             last_offset_delta: i32::from_be_bytes(field(header, 23)),
             base_timestamp: Timestamp(i64::from_be_bytes(field(header, 27))),
@@ -151,7 +175,7 @@ impl BatchHeader {
         put(8, &self.batch_length.to_be_bytes());
         put(12, &self.leader_epoch.get().to_be_bytes());
         put(16, &MAGIC.to_be_bytes());
-        put(17, &self.crc.to_be_bytes());
+        put(CRC_AT, &self.crc.to_be_bytes());
         put(21, &self.attributes.0.to_be_bytes());
         put(23, &self.last_offset_delta.to_be_bytes());
         put(27, &self.base_timestamp.as_millis().to_be_bytes());
@@ -198,18 +222,33 @@ pub fn crc_of(header: &[u8; HEADER_LEN], body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&header[CRC_START..]), body)
 }
 
+/// Writes the header's fields in front of `batch`, which is all there but for its first 61 bytes, with the checksum of the
+/// whole; `header.crc` and the length are not looked at.
+pub(super) fn seal(batch: &mut [u8], mut header: BatchHeader) -> BatchHeader {
+    header.batch_length = i32::try_from(batch.len() - LOG_OVERHEAD)
+        .expect("a batch is bounded far below 2 GiB by max.message.bytes");
+    batch[..HEADER_LEN].copy_from_slice(&header.encode());
+    header.crc = crc32c::crc32c(&batch[CRC_START..]);
+    batch[CRC_AT..CRC_START].copy_from_slice(&header.crc.to_be_bytes());
+    header
+}
+
 /// Checks that `batch` is exactly one batch whose checksum holds.
 pub fn check_crc(batch: &[u8]) -> Result<BatchHeader, BatchError> {
     let header = BatchHeader::parse(batch)?;
-    if header.size() > batch.len() {
-        return Err(BatchError::Truncated { needed: header.size(), available: batch.len() });
-    }
-    if header.size() < batch.len() {
-        return Err(BatchError::TrailingBytes(batch.len() - header.size()));
-    }
+    check_size(&header, batch)?;
     let actual = crc32c::crc32c(&batch[CRC_START..]);
     if actual != header.crc {
         return Err(BatchError::Crc { expected: header.crc, actual });
     }
     Ok(header)
+}
+
+/// Checks that `batch` has exactly the bytes that its header says.
+pub(super) fn check_size(header: &BatchHeader, batch: &[u8]) -> Result<(), BatchError> {
+    match batch.len().checked_sub(header.size()) {
+        None => Err(BatchError::Truncated { needed: header.size(), available: batch.len() }),
+        Some(0) => Ok(()),
+        Some(trailing) => Err(BatchError::TrailingBytes(trailing)),
+    }
 }

@@ -64,7 +64,10 @@ impl<'a> BatchRef<'a> {
         check_crc(self.bytes).map(drop)
     }
 
-    /// Walks the records. `scratch` takes the inflated bytes of a compressed batch, at most `max_inflated`.
+    /// Walks the records. `scratch` takes the inflated bytes of a compressed batch, at most `max_inflated`; what it held
+    /// is lost. The checksum is not looked at: see [`BatchRef::verify`].
+    ///
+    /// Errors: the codec is unknown, or the records do not inflate within `max_inflated`.
     pub fn records<'s>(
         &self,
         scratch: &'s mut Vec<u8>,
@@ -81,16 +84,28 @@ impl<'a> BatchRef<'a> {
                 scratch
             }
         };
-        Ok(Records { header: self.header, rest, next: 0 })
+        Ok(Records { header: self.header, rest, next: 0, least_delta: 0 })
     }
 }
 
-/// The records of one batch, in order.
+/// The records of one batch, in order. Ends behind the first malformed one.
 #[derive(Debug, Clone)]
 pub struct Records<'a> {
     header: BatchHeader,
     rest: &'a [u8],
     next: i32,
+    /// The smallest offset delta that the next record may have: compaction leaves gaps, but keeps the order.
+    least_delta: i32,
+}
+
+impl Records<'_> {
+    /// Ends the walk: behind a malformed record nothing is known to be one.
+    #[cold]
+    fn stop(&mut self, index: i32, what: &'static str) -> BatchError {
+        self.next = i32::MAX;
+        self.rest = &[];
+        BatchError::Record { index, what }
+    }
 }
 
 impl<'a> Iterator for Records<'a> {
@@ -105,18 +120,19 @@ impl<'a> Iterator for Records<'a> {
         }
         self.next += 1;
         let record = match take_record(&mut self.rest) {
-            Ok(record) => record,
-            Err(what) => {
-                self.next = i32::MAX;
-                self.rest = &[];
-                return Some(Err(BatchError::Record { index, what }));
+            Ok(record)
+                if record.offset_delta < self.least_delta
+                    || record.offset_delta > self.header.last_offset_delta =>
+            {
+                return Some(Err(self.stop(index, "its offset is out of order")));
             }
+            Ok(record) => record,
+            Err(what) => return Some(Err(self.stop(index, what))),
         };
+        self.least_delta = record.offset_delta.saturating_add(1);
         let timestamp = match self.header.attributes.timestamp_type() {
             TimestampType::LogAppendTime => self.header.max_timestamp,
-            TimestampType::CreateTime => {
-                self.header.base_timestamp.saturating_add_millis(record.timestamp_delta)
-            }
+            TimestampType::CreateTime => record.timestamp(&self.header),
         };
         Some(Ok(RecordView {
             offset: self.header.base_offset.advance(i64::from(record.offset_delta)),

@@ -1,10 +1,10 @@
 //! Every check that a leader makes before it appends a batch.
 
-use super::header::{HEADER_LEN, check_crc};
+use super::header::{HEADER_LEN, TimestampType, check_crc, seal};
 use super::record::take_record;
-use super::{BatchBuilder, BatchError, BatchHeader, BatchRef, ProducerStamp};
+use super::{BatchError, BatchHeader, BatchRef};
 use crate::compression::Compression;
-use crate::{ProducerEpoch, Sequence, Timestamp};
+use crate::{ProducerEpoch, ProducerId, Sequence, Timestamp};
 use bytes::Bytes;
 use std::cell::RefCell;
 
@@ -39,46 +39,44 @@ pub struct ValidBatch {
     bytes: Bytes,
 }
 
+/// Who sends a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    Producer,
+    Internal,
+}
+
 impl ValidBatch {
-    /// Checks exactly one batch, to the last varint.
+    /// Checks exactly one batch of a producer, to the last varint: size, magic, checksum, codec, flags, producer fields,
+    /// counts, and that the records fill the batch with offsets in order.
+    ///
+    /// These are the checks of Kafka's brokers (`LogValidator`, `DefaultRecord#readFrom`). It is stricter in two points:
+    /// the largest timestamp must be the records', where Kafka sets it, since the batch is stored as it came; and the
+    /// producer's epoch and sequence must agree with its id, where Kafka looks at the sequence only.
+    ///
+    /// Errors: a [`BatchError`], whose [`code`](BatchError::code) is one of `CORRUPT_BATCH`, `MESSAGE_TOO_LARGE`,
+    /// `INVALID_TIMESTAMP` and `UNSUPPORTED_COMPRESSION`.
     pub fn check(bytes: Bytes, limits: &Limits) -> Result<ValidBatch, BatchError> {
+        Self::check_from(Sender::Producer, bytes, limits)
+    }
+
+    /// The same for a batch that a service of the cluster wrote: control batches (a transaction's markers) pass.
+    pub fn check_internal(bytes: Bytes, limits: &Limits) -> Result<ValidBatch, BatchError> {
+        Self::check_from(Sender::Internal, bytes, limits)
+    }
+
+    fn check_from(sender: Sender, bytes: Bytes, limits: &Limits) -> Result<ValidBatch, BatchError> {
         if bytes.len() > limits.max_batch_bytes {
             return Err(BatchError::TooLarge { size: bytes.len(), limit: limits.max_batch_bytes });
         }
         let header = check_crc(&bytes)?;
-        if header.attributes.is_control() {
-            return Err(BatchError::Control);
-        }
-        let count =
-            BatchError::Count { count: header.record_count, last_offset_delta: header.last_offset_delta };
-        if header.record_count < 1
-            || header.record_count - 1 != header.last_offset_delta
-            || header.record_count as usize > limits.max_records
-        {
-            return Err(count);
-        }
-        let coherent = if header.producer_id.is_some() {
-            header.producer_epoch.get() >= 0 && header.base_sequence.get() >= 0
-        } else {
-            header.producer_epoch == ProducerEpoch::NONE
-                && header.base_sequence == Sequence::NONE
-                && !header.attributes.is_transactional()
-        };
-        if !coherent {
-            return Err(BatchError::ProducerFields);
-        }
+        let codec = check_header(sender, &header, limits)?;
         let body = &bytes[HEADER_LEN..];
-        match header.attributes.compression()? {
+        match codec {
             Compression::None => check_records(&header, body)?,
-            codec => SCRATCH.with_borrow_mut(|scratch| {
-                let checked = codec
-                    .inflate(body, scratch, limits.max_inflated_bytes)
-                    .map_err(BatchError::from)
-                    .and_then(|()| check_records(&header, scratch));
-                scratch.clear();
-                scratch.shrink_to(MAX_KEPT_SCRATCH);
-                checked
-            })?,
+            codec => {
+                inflated(codec, body, limits.max_inflated_bytes, |records| check_records(&header, records))?
+            }
         }
         Ok(ValidBatch { header, bytes })
     }
@@ -103,31 +101,79 @@ impl ValidBatch {
         BatchRef { header: self.header, bytes: &self.bytes }
     }
 
-    /// The same records under another codec, with the same producer fields.
+    /// The same records under another codec; all but length, codec and checksum stays as it was.
+    ///
+    /// Errors: [`BatchError::TooLarge`] when the batch then is larger than allowed.
     pub fn recompressed(&self, to: Compression, limits: &Limits) -> Result<ValidBatch, BatchError> {
-        if self.header.attributes.compression()? == to {
+        let from = self.header.attributes.compression()?;
+        if from == to {
             return Ok(self.clone());
         }
-        let mut scratch = Vec::new();
-        let mut builder = BatchBuilder::new(to, self.bytes.len());
-        let mut headers = Vec::new();
-        for record in self.as_ref().records(&mut scratch, limits.max_inflated_bytes)? {
-            let record = record?;
-            headers.clear();
-            headers.extend(record.headers.iter());
-            builder.append(record.timestamp, record.key, record.value, &headers);
+        let mut bytes = vec![0; HEADER_LEN];
+        let mut pack = |records: &[u8]| {
+            to.compress(records, &mut bytes)
+                .expect("compressing memory into memory does no I/O that could fail");
+            Ok(())
+        };
+        match from {
+            Compression::None => pack(self.body())?,
+            from => inflated(from, self.body(), limits.max_inflated_bytes, pack)?,
         }
-        let bytes = builder.finish(ProducerStamp {
-            producer_id: self.header.producer_id,
-            producer_epoch: self.header.producer_epoch,
-            base_sequence: self.header.base_sequence,
-            transactional: self.header.attributes.is_transactional(),
-        });
         if bytes.len() > limits.max_batch_bytes {
             return Err(BatchError::TooLarge { size: bytes.len(), limit: limits.max_batch_bytes });
         }
-        Ok(ValidBatch { header: BatchHeader::parse(&bytes)?, bytes })
+        let attributes = self.header.attributes.with_compression(to);
+        let header = seal(&mut bytes, BatchHeader { attributes, ..self.header });
+        Ok(ValidBatch { header, bytes: Bytes::from(bytes) })
     }
+}
+
+/// Inflates into this thread's scratch memory and hands it to `use_records`.
+fn inflated(
+    codec: Compression,
+    body: &[u8],
+    limit: usize,
+    use_records: impl FnOnce(&[u8]) -> Result<(), BatchError>,
+) -> Result<(), BatchError> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let done =
+            codec.inflate(body, scratch, limit).map_err(BatchError::from).and_then(|()| use_records(scratch));
+        scratch.clear();
+        scratch.shrink_to(MAX_KEPT_SCRATCH);
+        done
+    })
+}
+
+fn check_header(sender: Sender, header: &BatchHeader, limits: &Limits) -> Result<Compression, BatchError> {
+    let codec = header.attributes.compression()?;
+    let (count, last_offset_delta) = (header.record_count, header.last_offset_delta);
+    // Neither is negative: the header was parsed.
+    if count < 1 || count - 1 != last_offset_delta {
+        return Err(BatchError::Count { count, last_offset_delta });
+    }
+    if count as usize > limits.max_records {
+        return Err(BatchError::TooManyRecords { count, limit: limits.max_records });
+    }
+    if header.attributes.is_control() && sender == Sender::Producer {
+        return Err(BatchError::Control);
+    }
+    if header.attributes.has_delete_horizon() {
+        return Err(BatchError::DeleteHorizon);
+    }
+    if header.attributes.timestamp_type() == TimestampType::LogAppendTime {
+        return Err(BatchError::LogAppendTime);
+    }
+    let (epoch, sequence) = (header.producer_epoch, header.base_sequence);
+    let coherent = if header.producer_id.is_some() {
+        // A marker carries its producer's id and epoch, but takes no sequence.
+        epoch.get() >= 0 && (sequence.get() >= 0 || header.attributes.is_control())
+    } else {
+        header.producer_id == ProducerId::NONE
+            && epoch == ProducerEpoch::NONE
+            && sequence == Sequence::NONE
+            && !header.attributes.is_transactional()
+    };
+    if coherent { Ok(codec) } else { Err(BatchError::ProducerFields) }
 }
 
 fn check_records(header: &BatchHeader, mut rest: &[u8]) -> Result<(), BatchError> {
@@ -137,8 +183,7 @@ fn check_records(header: &BatchHeader, mut rest: &[u8]) -> Result<(), BatchError
         if record.offset_delta != index {
             return Err(BatchError::Record { index, what: "its offset is out of order" });
         }
-        max_timestamp =
-            max_timestamp.max(header.base_timestamp.saturating_add_millis(record.timestamp_delta));
+        max_timestamp = max_timestamp.max(record.timestamp(header));
     }
     if !rest.is_empty() {
         return Err(BatchError::TrailingBytes(rest.len()));
