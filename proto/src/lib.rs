@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod codec;
+pub mod convert;
 pub mod error;
 
 pub use error::{ApiError, Detail};

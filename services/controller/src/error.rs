@@ -1,0 +1,46 @@
+//! Why a controller does not start, or stopped.
+
+use std::io;
+use std::path::PathBuf;
+use thalweg_raft::{RaftFailure, StoreError};
+use thalweg_runtime::net::BindError;
+use thalweg_runtime::server::BuildError;
+use thalweg_runtime::supervisor::SupervisorError;
+
+/// Why a controller cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data folder cannot be used.
+    #[error("the controller's folder {path} cannot be used: {source}", path = path.display())]
+    DataDir {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The store cannot be opened: in use, of another cluster, of a newer format.
+    #[error("the controller's store cannot be opened: {0}")]
+    Store(#[from] StoreError),
+    /// The Raft node cannot start.
+    #[error("the controller's Raft node cannot start: {0}")]
+    Raft(#[from] RaftFailure),
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The gRPC server's settings are wrong.
+    #[error(transparent)]
+    Server(#[from] BuildError),
+    /// The group did not take the first command.
+    #[error("the cluster's metadata cannot be founded: {0}")]
+    Found(String),
+}
+
+/// What ended a controller that was not told to stop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControllerError {
+    /// A task died.
+    #[error("the controller stopped: {0}")]
+    Task(#[from] SupervisorError),
+}

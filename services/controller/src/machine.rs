@@ -1,0 +1,77 @@
+//! The replicated state machine: the domain's image behind Raft, and what it publishes.
+
+use crate::feed::Feed;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use std::sync::Arc;
+use thalweg_core::metadata::{MetadataImage, Refusal, Response, apply, codec};
+use thalweg_core::{ErrorCode, MetadataVersion};
+use thalweg_raft::{RestoreError, StateMachine};
+
+/// What everyone but the Raft node reads.
+pub struct Published {
+    image: ArcSwap<MetadataImage>,
+    /// The commands behind the image.
+    pub feed: Feed,
+}
+
+impl Published {
+    /// Nothing yet.
+    pub fn new() -> Arc<Published> {
+        Arc::new(Published { image: ArcSwap::from_pointee(MetadataImage::new()), feed: Feed::new() })
+    }
+
+    /// The newest image.
+    pub fn image(&self) -> Arc<MetadataImage> {
+        self.image.load_full()
+    }
+}
+
+/// Applies committed commands. Owned by the Raft node.
+pub struct MetadataMachine {
+    image: MetadataImage,
+    published: Arc<Published>,
+}
+
+impl MetadataMachine {
+    /// An empty cluster that publishes to `published`.
+    pub fn new(published: Arc<Published>) -> MetadataMachine {
+        MetadataMachine { image: MetadataImage::new(), published }
+    }
+}
+
+impl StateMachine for MetadataMachine {
+    type Output = Result<Response, Refusal>;
+
+    fn apply(&mut self, index: u64, command: &[u8]) -> Self::Output {
+        let version = MetadataVersion(index);
+        let result = match codec::decode_command(command) {
+            Ok(decoded) => apply(&mut self.image, version, &decoded),
+            Err(error) => {
+                // Every voter of this version answers the same, so that they stay equal.
+                tracing::error!(index, %error, "committed command cannot be read");
+                Err(Refusal::new(ErrorCode::Unsupported, format!("the command cannot be read: {error}")))
+            }
+        };
+        if let Err(refusal) = &result {
+            tracing::debug!(index, code = %refusal.code, reason = %refusal.message, "command refused");
+        }
+        // First the image, then the word of it: whoever hears of a version finds it.
+        self.published.image.store(Arc::new(self.image.clone()));
+        self.published.feed.push(version, Bytes::copy_from_slice(command));
+        result
+    }
+
+    fn snapshot(&self) -> Bytes {
+        Bytes::from(codec::encode_image(&self.image))
+    }
+
+    fn restore(&mut self, index: u64, snapshot: &[u8]) -> Result<(), RestoreError> {
+        self.image =
+            codec::decode_image(snapshot).map_err(|error| RestoreError { reason: error.to_string() })?;
+        tracing::info!(index, version = %self.image.version(), topics = self.image.topics().len(), "metadata restored");
+        self.published.image.store(Arc::new(self.image.clone()));
+        self.published.feed.reset(self.image.version());
+        Ok(())
+    }
+}

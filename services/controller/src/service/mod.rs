@@ -1,0 +1,4 @@
+//! The controller's gRPC services: decode, call, encode.
+
+pub mod admin;
+pub mod internal;
