@@ -10,7 +10,7 @@ use crate::machine::StateMachine;
 use crate::storage::LogStorage;
 use crate::store::{ConfState, RaftStore, SnapshotMeta};
 use crate::transport::Transport;
-use crate::types::{Membership, MembershipChange, RaftStatus, Role};
+use crate::types::{Membership, RaftStatus, Role};
 use crate::wire;
 use bytes::Bytes;
 use raft::eraftpb::{Entry, Message, MessageType};
@@ -307,69 +307,6 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
         }
     }
 
-    fn change_membership(&mut self, change: MembershipChange, reply: Reply<Membership>) {
-        let refusal = if !self.leads() {
-            Some(RaftError::NotLeader { leader: self.leader() })
-        } else if self.raw.raft.has_pending_conf() || self.change.is_some() {
-            // The raft crate would silently turn the change into an empty entry.
-            Some(RaftError::MembershipChangeInProgress)
-        } else {
-            refusal_of(change, &self.applied.conf).map(|reason| RaftError::MembershipChangeRefused { reason })
-        };
-        if let Some(refusal) = refusal {
-            let _ = reply.send(Err(refusal));
-            return;
-        }
-        match self.raw.propose_conf_change(Vec::new(), wire::change_to_raft(change)) {
-            Ok(()) => {
-                let index = self.raw.raft.raft_log.last_index();
-                self.change = Some(PendingChange { index, term: self.raw.raft.term, reply });
-            }
-            Err(error) => {
-                tracing::debug!(node = %self.config.node_id, %error, "membership change not taken");
-                let _ = reply.send(Err(RaftError::MembershipChangeInProgress));
-            }
-        }
-    }
-
-    fn transfer(&mut self, to: NodeId) -> Result<(), RaftError> {
-        if !self.leads() {
-            return Err(RaftError::NotLeader { leader: self.leader() });
-        }
-        if !self.applied.conf.voters.contains(&to.get()) {
-            return Err(RaftError::MembershipChangeRefused { reason: format!("node {to} is not a voter") });
-        }
-        self.raw.transfer_leader(to.get());
-        Ok(())
-    }
-
-    /// Begins to hand leadership to the voter that is the furthest, if there is one to be reached.
-    pub(super) fn hand_over(&mut self) {
-        if !self.leads() {
-            return;
-        }
-        let successor = self
-            .raw
-            .raft
-            .prs()
-            .iter()
-            .filter(|(id, progress)| {
-                **id != self.config.node_id.get()
-                    && self.applied.conf.voters.contains(*id)
-                    && progress.recent_active
-            })
-            .max_by_key(|(_, progress)| progress.matched)
-            .map(|(id, _)| *id);
-        if let Some(successor) = successor {
-            tracing::info!(node = %self.config.node_id, successor, "handing leadership over");
-            self.raw.transfer_leader(successor);
-        }
-    }
-
-    pub(super) fn is_handing_over(&self) -> bool {
-        self.leads() && self.raw.raft.lead_transferee.is_some()
-    }
-
     fn retry_snapshots(&mut self) {
         if !self.leads() {
             self.snapshots_sent.clear();
@@ -424,26 +361,4 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
 
 fn entry_of(command: Bytes) -> Entry {
     Entry { data: command, ..Entry::default() }
-}
-
-/// Why a change makes no sense for this membership, if it does not.
-fn refusal_of(change: MembershipChange, conf: &ConfState) -> Option<String> {
-    let is_voter = |id: NodeId| conf.voters.contains(&id.get());
-    let is_learner = |id: NodeId| conf.learners.contains(&id.get());
-    match change {
-        MembershipChange::AddVoter(NodeId(0)) | MembershipChange::AddLearner(NodeId(0)) => {
-            Some("a node id must not be 0".to_owned())
-        }
-        MembershipChange::AddVoter(id) if is_voter(id) => Some(format!("node {id} is a voter already")),
-        MembershipChange::AddLearner(id) if is_learner(id) => Some(format!("node {id} is a learner already")),
-        MembershipChange::Remove(id) if !is_voter(id) && !is_learner(id) => {
-            Some(format!("node {id} is not a member"))
-        }
-        MembershipChange::AddLearner(id) | MembershipChange::Remove(id)
-            if is_voter(id) && conf.voters.len() == 1 =>
-        {
-            Some(format!("node {id} is the last voter"))
-        }
-        _ => None,
-    }
 }

@@ -2,6 +2,7 @@
 
 mod apply;
 mod core;
+mod membership;
 mod proposals;
 mod reads;
 mod ready;

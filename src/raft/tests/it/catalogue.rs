@@ -265,8 +265,7 @@ async fn c27_a_read_right_after_an_election_waits_until_the_leader_knows_what_wa
 async fn c28_a_node_with_a_committed_but_unapplied_membership_does_not_campaign_in_the_old_one() {
     // The disk of node 1, which was alone when it took its snapshot; node 2 was then added, and that is committed.
     let disk = MemDisk::new();
-    let mut single = ConfChangeSingle::default();
-    single.node_id = 2;
+    let single = ConfChangeSingle { node_id: 2, ..ConfChangeSingle::default() };
     let mut change = ConfChangeV2::default();
     change.set_changes(vec![single].into());
     let data = change.write_to_bytes().unwrap().into();

@@ -145,7 +145,15 @@ impl Net {
         self.0.lock().unwrap().sent.get(&(NodeId(from), class)).copied().unwrap_or(0)
     }
 
-    fn port(&self, from: NodeId) -> Port {
+    pub fn connect(&self, id: NodeId, handle: RaftHandle<usize>) {
+        self.0.lock().unwrap().nodes.insert(id, handle);
+    }
+
+    pub fn disconnect(&self, id: NodeId) {
+        self.0.lock().unwrap().nodes.remove(&id);
+    }
+
+    pub fn port(&self, from: NodeId) -> Port {
         Port { from, net: self.clone() }
     }
 }
@@ -230,7 +238,7 @@ impl Cluster {
         let store = MemStore::open(&disk, identity(id))?;
         let machine = Machine::default();
         let (node, handle) = RaftNode::start(config, store, machine.clone(), self.net.port(NodeId(id)))?;
-        self.net.0.lock().unwrap().nodes.insert(NodeId(id), handle.clone());
+        self.net.connect(NodeId(id), handle.clone());
         let task = tokio::spawn(node.run());
         self.nodes.insert(id, Running { handle, machine, task });
         Ok(())
@@ -238,7 +246,7 @@ impl Cluster {
 
     /// The machine stops between two instructions.
     pub async fn crash(&mut self, id: u64) {
-        self.net.0.lock().unwrap().nodes.remove(&NodeId(id));
+        self.net.disconnect(NodeId(id));
         let node = self.nodes.remove(&id).unwrap();
         node.task.abort();
         let _ = node.task.await;
@@ -248,7 +256,7 @@ impl Cluster {
     pub async fn end_of(&mut self, id: u64) -> Result<(), RaftFailure> {
         let node = self.nodes.remove(&id).unwrap();
         let end = timeout(PATIENCE, node.task).await.expect("the node ends").unwrap();
-        self.net.0.lock().unwrap().nodes.remove(&NodeId(id));
+        self.net.disconnect(NodeId(id));
         end
     }
 

@@ -26,9 +26,9 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Copies the folder at moments of a running store, as a power cut after each write would leave it.
+/// Copies the folder of a running store, as a killed process would leave it.
 #[test]
-fn after_each_write_the_disk_alone_holds_it() {
+fn after_each_write_the_files_alone_hold_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = SledStore::open(&folder.path().join("live"), identity(1)).unwrap();
     for index in 1..=30u64 {

@@ -2,6 +2,7 @@
 
 use crate::harness::identity;
 use bytes::Bytes;
+use proptest::prelude::*;
 use std::path::Path;
 use thalweg_core::{ClusterId, NodeId};
 use thalweg_raft::{
@@ -177,4 +178,94 @@ fn the_store_in_memory_does_what_a_store_must() {
 fn the_store_in_sled_does_what_a_store_must() {
     let folder = tempfile::tempdir().unwrap();
     everything(&OnDisk(&folder.path().join("deep/raft")));
+}
+
+/// What a node may do to its store.
+#[derive(Debug, Clone)]
+enum Step {
+    /// Appends entries, `back` of the old ones overwritten first.
+    Append { back: u64, sizes: Vec<usize> },
+    /// Takes a snapshot `behind` the end of the log.
+    Snapshot { behind: u64, bytes: usize },
+    /// Installs a snapshot `ahead` of the end of the log (or behind it, if negative).
+    Install { ahead: i64, bytes: usize },
+    /// Compacts to `behind` the snapshot.
+    Compact { behind: u64 },
+    /// Closes and opens.
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let size = prop_oneof![0usize..50, 4_000usize..9_000];
+    prop_oneof![
+        4 => (0u64..4, proptest::collection::vec(size, 1..6)).prop_map(|(back, sizes)| Step::Append { back, sizes }),
+        2 => (0u64..4, 0usize..20_000).prop_map(|(behind, bytes)| Step::Snapshot { behind, bytes }),
+        1 => (-3i64..10, 0usize..20_000).prop_map(|(ahead, bytes)| Step::Install { ahead, bytes }),
+        2 => (0u64..4).prop_map(|behind| Step::Compact { behind }),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+fn take(store: &mut dyn RaftStore, term: u64, step: &Step) {
+    let summary = store.summary().unwrap();
+    let snapshot_index = summary.snapshot.as_ref().map_or(0, |meta| meta.index);
+    let (start, last) = (summary.log_start.0, summary.last_index);
+    match step {
+        Step::Append { back, sizes } => {
+            let first = (last + 1).saturating_sub(*back).max(snapshot_index.max(start) + 1);
+            let entries: Vec<LogEntry> =
+                sizes.iter().zip(first..).map(|(size, index)| entry(index, term, *size)).collect();
+            let hard_state = hard_state(term, snapshot_index.max(first - 1));
+            store.write(append(entries, hard_state)).unwrap();
+        }
+        Step::Snapshot { behind, bytes } => {
+            let index = last.saturating_sub(*behind);
+            if index > snapshot_index {
+                let snapshot = Some(snapshot(index, store.term(index).unwrap(), *bytes));
+                let hard_state = hard_state(term, index);
+                store.write(WriteBatch { snapshot, hard_state, ..WriteBatch::default() }).unwrap();
+            }
+        }
+        Step::Install { ahead, bytes } => {
+            let index = last.saturating_add_signed(*ahead);
+            if index > snapshot_index {
+                let snapshot = Some(snapshot(index, term, *bytes));
+                let hard_state = hard_state(term, index);
+                store
+                    .write(WriteBatch { snapshot, reset_log: true, entries: Vec::new(), hard_state })
+                    .unwrap();
+            }
+        }
+        Step::Compact { behind } => {
+            store.compact(snapshot_index.saturating_sub(*behind)).unwrap();
+        }
+        Step::Reopen => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn both_stores_hold_the_same_after_any_steps(steps in proptest::collection::vec(step(), 1..25)) {
+        let (disk, folder) = (MemDisk::new(), tempfile::tempdir().unwrap());
+        let openers: [&dyn Opener; 2] = [&InMemory(disk), &OnDisk(folder.path())];
+        let mut stores = openers.map(|opener| Some(opener.open(identity(1)).unwrap()));
+        for (term, step) in (1..).zip(&steps) {
+            for (store, opener) in stores.iter_mut().zip(openers) {
+                if let Step::Reopen = step {
+                    *store = None;
+                    *store = Some(opener.open(identity(1)).unwrap());
+                }
+                take(&mut **store.as_mut().unwrap(), term, step);
+            }
+            let views = stores.each_ref().map(|store| {
+                let store = store.as_ref().unwrap();
+                let summary = store.summary().unwrap();
+                let entries = store.entries(summary.log_start.0 + 1, summary.last_index + 1, u64::MAX).unwrap();
+                (summary, entries, store.snapshot().unwrap())
+            });
+            prop_assert_eq!(&views[0], &views[1]);
+        }
+    }
 }
