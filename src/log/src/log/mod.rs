@@ -84,6 +84,8 @@ struct Appender {
     dirty_since: Option<Timestamp>,
     /// Whether anything was appended since the last housekeeping.
     busy: bool,
+    /// Since when the active segment takes appends, by the clock.
+    active_since: Timestamp,
     /// The latest time that a caller named.
     now: Timestamp,
 }

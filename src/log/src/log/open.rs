@@ -102,6 +102,7 @@ impl Log {
             since_flush: 0,
             dirty_since: None,
             busy: false,
+            active_since: *now,
             now: *now,
         };
         let high_watermark = open.high_watermark.clamp(log_start, end);

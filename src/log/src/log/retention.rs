@@ -50,8 +50,7 @@ impl Log {
                 return Ok(0);
             }
             appender.now = appender.now.max(now);
-            let active = Arc::clone(&appender.active);
-            if active.size() > 0 && self.is_old(&active, &config, now, now)? {
+            if appender.active.size() > 0 && self.is_idle(&appender, &config, now) {
                 self.roll(&mut appender, &config)?;
             }
             let count = self.beyond_retention(&config, now)?;

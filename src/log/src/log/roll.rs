@@ -45,8 +45,18 @@ impl Log {
             return Ok(false);
         }
         let latest = if latest == Timestamp::NONE { now } else { latest };
+        Ok(latest.millis_since(first) > self.roll_after(active, config))
+    }
+
+    /// Whether `segment.ms` is over by the clock, for a log to which nobody appends any more. Not by the records' timestamps:
+    /// a copy of old records would roll at every look.
+    pub(super) fn is_idle(&self, appender: &Appender, config: &LogConfig, now: Timestamp) -> bool {
+        now.millis_since(appender.active_since) > self.roll_after(&appender.active, config)
+    }
+
+    fn roll_after(&self, active: &Segment, config: &LogConfig) -> i64 {
         let jitter = jitter(self.topic_partition(), active.base(), config.segment_jitter_ms);
-        Ok(latest.millis_since(first) > config.segment_ms.saturating_sub(jitter))
+        config.segment_ms.saturating_sub(jitter)
     }
 
     /// Closes the active segment and starts a new one at the log's end. On an error the old one stays active, and a later
@@ -65,6 +75,7 @@ impl Log {
         let mut segments = (*self.segments()).clone();
         segments.push(Arc::clone(&new));
         appender.active = new;
+        appender.active_since = appender.now;
         self.set_segments(segments);
         tracing::debug!(partition = %self.topic_partition(), base = %base, "rolled a new segment");
         Ok(())

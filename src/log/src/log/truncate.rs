@@ -64,6 +64,10 @@ impl Log {
         let end = found.map_or(offset, |batch| batch.header.base_offset.min(offset));
 
         self.lower_ends(end)?;
+        // The batch that held the log's start went as a whole.
+        if self.log_start.fetch_min(end.get(), Ordering::AcqRel) > end.get() {
+            self.volume.write_log_starts().map_err(StorageError::from)?;
+        }
         self.set_segments(segments[..keep].to_vec());
         // From the end, so that a crash leaves no gap.
         for doomed in segments[keep..].iter().rev() {
@@ -89,6 +93,7 @@ impl Log {
         let new = self.create_segment(offset, &self.config())?;
         self.set_segments(vec![Arc::clone(&new)]);
         appender.active = new;
+        appender.active_since = appender.now;
         appender.unsynced.clear();
         for at in [&self.log_end, &self.log_start, &self.flushed, &self.high_watermark] {
             at.store(offset.get(), Ordering::Release);
@@ -111,6 +116,8 @@ impl Log {
             at.fetch_min(end.get(), Ordering::AcqRel);
         }
         self.volume.write_recovery_points()?;
+        // Nor may the one for the high watermark call them committed.
+        self.volume.write_high_watermarks()?;
         Ok(())
     }
 
