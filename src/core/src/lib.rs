@@ -5,9 +5,12 @@
 
 pub mod batch;
 pub mod compression;
+pub mod config;
 pub mod error;
 pub mod ids;
+pub mod metadata;
 pub mod partitioner;
+pub mod replication;
 pub mod time;
 
 pub use error::{ErrorCode, Retriable};

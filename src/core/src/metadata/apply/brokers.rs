@@ -1,0 +1,170 @@
+//! Brokers come, go and return.
+
+use super::{activity, current_broker, find_changes, put_changes};
+use crate::metadata::command::{BrokerRef, Refusal, RegisterBroker, Response};
+use crate::metadata::election;
+use crate::metadata::image::{BrokerRegistration, Endpoint, MetadataImage};
+use crate::metadata::limits::{MAX_BROKERS, MAX_LOG_DIR_ID_LEN, MAX_LOG_DIRS, MAX_RACK_LEN};
+use crate::{BrokerEpoch, BrokerId, ErrorCode};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+pub(super) fn register(image: &mut MetadataImage, command: &RegisterBroker) -> Result<Response, Refusal> {
+    check_registration(image, command)?;
+    let before = image.broker(command.id).map(Arc::clone);
+    if let Some(before) = &before {
+        if before.incarnation == command.incarnation {
+            // The answer to the first attempt was lost on its way.
+            return Ok(Response::BrokerRegistered { epoch: before.epoch });
+        }
+        if before.is_active() && !shares_a_disk(before, command) {
+            let message = format!(
+                "broker {} is alive at {}; stop it, or give this one another id",
+                command.id, before.internal_endpoint
+            );
+            return Err(Refusal::field(ErrorCode::DuplicateBrokerId, "broker_id", message));
+        }
+    } else if image.brokers.len() >= MAX_BROKERS {
+        let message =
+            format!("the cluster has {MAX_BROKERS} brokers, the most it can have; unregister one first");
+        return Err(Refusal::new(ErrorCode::PolicyViolation, message));
+    }
+
+    // Raft indexes do not reach i64::MAX.
+    let epoch = BrokerEpoch(i64::try_from(image.version.get()).unwrap_or(i64::MAX));
+    let registration = BrokerRegistration {
+        id: command.id,
+        epoch,
+        incarnation: command.incarnation,
+        endpoint: command.endpoint.clone(),
+        internal_endpoint: command.internal_endpoint.clone(),
+        rack: command.rack.clone(),
+        log_dirs: command.log_dirs.clone(),
+        // Until its first heartbeat with the metadata applied.
+        fenced: true,
+        in_controlled_shutdown: false,
+    };
+    put(image, registration);
+    if before.is_some_and(|before| !before.fenced) {
+        // The process that led is gone, so its leaderships must not look valid to the one that came.
+        move_away_from(image, command.id);
+    }
+    Ok(Response::BrokerRegistered { epoch })
+}
+
+pub(super) fn fence(image: &mut MetadataImage, broker: BrokerRef) -> Result<Response, Refusal> {
+    let registration = current_broker(image, broker)?;
+    if registration.fenced {
+        return Ok(Response::Done);
+    }
+    let registration = BrokerRegistration { fenced: true, ..registration.as_ref().clone() };
+    put(image, registration);
+    move_away_from(image, broker.id);
+    Ok(Response::Done)
+}
+
+pub(super) fn unfence(image: &mut MetadataImage, broker: BrokerRef) -> Result<Response, Refusal> {
+    let registration = current_broker(image, broker)?;
+    if registration.in_controlled_shutdown {
+        let message = format!("broker {} asked to stop; restart it to bring it back", broker.id);
+        return Err(Refusal::new(ErrorCode::InvalidRequest, message));
+    }
+    if !registration.fenced {
+        return Ok(Response::Done);
+    }
+    let registration = BrokerRegistration { fenced: false, ..registration.as_ref().clone() };
+    put(image, registration);
+    let changes = find_changes(image, |topic, partition| {
+        election::after_return(partition, activity(image), topic.config.unclean_leader_election_enable)
+    });
+    put_changes(image, changes);
+    Ok(Response::Done)
+}
+
+pub(super) fn begin_shutdown(image: &mut MetadataImage, broker: BrokerRef) -> Result<Response, Refusal> {
+    let registration = current_broker(image, broker)?;
+    if !registration.in_controlled_shutdown {
+        let registration =
+            BrokerRegistration { in_controlled_shutdown: true, ..registration.as_ref().clone() };
+        put(image, registration);
+    }
+    // Asked again, it tries again: another replica may have caught up since.
+    let changes = find_changes(image, |_, partition| {
+        election::after_shutdown_request(partition, broker.id, activity(image))
+    });
+    put_changes(image, changes);
+    Ok(Response::Done)
+}
+
+pub(super) fn unregister(image: &mut MetadataImage, broker: BrokerRef) -> Result<Response, Refusal> {
+    current_broker(image, broker)?;
+    let partitions = image.topics().flat_map(|topic| topic.partitions.iter());
+    let held = partitions.filter(|partition| partition.replicas.contains(&broker.id)).count();
+    if held > 0 {
+        let message =
+            format!("broker {} holds replicas of {held} partitions; move or delete them first", broker.id);
+        return Err(Refusal::field(ErrorCode::InvalidRequest, "broker_id", message));
+    }
+    Arc::make_mut(&mut image.brokers).remove(&broker.id);
+    Ok(Response::Done)
+}
+
+fn put(image: &mut MetadataImage, registration: BrokerRegistration) {
+    Arc::make_mut(&mut image.brokers).insert(registration.id, Arc::new(registration));
+}
+
+fn move_away_from(image: &mut MetadataImage, gone: BrokerId) {
+    let changes = find_changes(image, |topic, partition| {
+        let unclean = topic.config.unclean_leader_election_enable;
+        election::after_fencing(partition, gone, activity(image), unclean)
+    });
+    put_changes(image, changes);
+}
+
+/// A log directory is locked by the process that uses it, so whoever presents one of the old process's has outlived it.
+fn shares_a_disk(before: &BrokerRegistration, command: &RegisterBroker) -> bool {
+    command.log_dirs.iter().any(|dir| before.log_dirs.contains(dir))
+}
+
+fn check_registration(image: &MetadataImage, command: &RegisterBroker) -> Result<(), Refusal> {
+    let invalid =
+        |field: &str, message: String| Err(Refusal::field(ErrorCode::InvalidRequest, field, message));
+    match (&image.cluster_id, &command.cluster_id) {
+        (Some(ours), Some(theirs)) if ours != theirs => {
+            let message =
+                format!("broker {} has data of cluster {theirs}, but this is cluster {ours}", command.id);
+            return Err(Refusal::field(ErrorCode::InconsistentClusterId, "cluster_id", message));
+        }
+        _ => {}
+    }
+    if command.id.get() < 0 {
+        return invalid("broker_id", format!("a broker's id is 0 or more, not {}", command.id));
+    }
+    for (field, endpoint) in
+        [("endpoint", &command.endpoint), ("internal_endpoint", &command.internal_endpoint)]
+    {
+        if !Endpoint::is_valid(endpoint) {
+            return invalid(field, format!("{field} must be \"host:port\" with a port from 1 to 65535"));
+        }
+    }
+    if command.rack.as_ref().is_some_and(|rack| !is_word(rack, MAX_RACK_LEN)) {
+        return invalid("rack", format!("a rack is 1 to {MAX_RACK_LEN} visible ASCII characters"));
+    }
+    let distinct: BTreeSet<&String> = command.log_dirs.iter().collect();
+    if command.log_dirs.is_empty()
+        || command.log_dirs.len() > MAX_LOG_DIRS
+        || distinct.len() != command.log_dirs.len()
+    {
+        let message = format!("a broker has 1 to {MAX_LOG_DIRS} log directories, each with its own id");
+        return invalid("log_directory_ids", message);
+    }
+    if !command.log_dirs.iter().all(|id| is_word(id, MAX_LOG_DIR_ID_LEN)) {
+        let message = format!("a log directory's id is 1 to {MAX_LOG_DIR_ID_LEN} visible ASCII characters");
+        return invalid("log_directory_ids", message);
+    }
+    Ok(())
+}
+
+fn is_word(text: &str, max_len: usize) -> bool {
+    !text.is_empty() && text.len() <= max_len && text.bytes().all(|b| b.is_ascii_graphic())
+}

@@ -1,0 +1,258 @@
+//! What can be asked of the metadata, and what it answers. Commands are what the Raft log holds, so a field is never
+//! renamed, and a new one has a default.
+
+use super::image::Endpoint;
+use crate::config::Overrides;
+use crate::{
+    BrokerEpoch, BrokerId, ClusterId, ErrorCode, LeaderEpoch, MetadataVersion, PartitionEpoch, PartitionId,
+    ProducerId, TopicId, TopicName, TopicPartition,
+};
+use serde::{Deserialize, Serialize};
+
+/// One change of the metadata. Deterministic: ids and seeds are drawn by the proposer and carried along.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// Gives the cluster its id. The first command of every cluster; the same again is accepted.
+    InitCluster(InitCluster),
+    /// Registers a broker's process.
+    RegisterBroker(RegisterBroker),
+    /// Holds a broker for gone: its leaderships move.
+    FenceBroker(BrokerRef),
+    /// Holds a broker for alive: it may lead.
+    UnfenceBroker(BrokerRef),
+    /// A broker asked to stop: its leaderships move where another replica can take them.
+    BeginControlledShutdown(BrokerRef),
+    /// Forgets a broker that holds no replica.
+    UnregisterBroker(BrokerRef),
+    /// Creates a topic.
+    CreateTopic(CreateTopic),
+    /// Deletes a topic.
+    DeleteTopic(DeleteTopic),
+    /// Adds partitions to a topic.
+    CreatePartitions(CreatePartitions),
+    /// Changes what a topic's configuration overrides.
+    AlterTopicConfig(AlterTopicConfig),
+    /// Gives a broker a block of producer ids.
+    AllocateProducerIds(AllocateProducerIds),
+    /// A leader changes its partition's ISR.
+    AlterPartition(AlterPartition),
+    /// Moves leaderships to the preferred replicas, or revives partitions at the price of records.
+    ElectLeaders(ElectLeaders),
+}
+
+/// See [`Command::InitCluster`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InitCluster {
+    /// The id, drawn by the proposer.
+    pub cluster_id: ClusterId,
+    /// The feature level to start with.
+    pub feature_level: u16,
+}
+
+/// See [`Command::RegisterBroker`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RegisterBroker {
+    /// The broker's id.
+    pub id: BrokerId,
+    /// The cluster that its data belongs to; `None` on a first start.
+    pub cluster_id: Option<ClusterId>,
+    /// Random, new at each start of the process.
+    pub incarnation: [u8; 16],
+    /// Where clients reach it.
+    pub endpoint: Endpoint,
+    /// Where the other services reach it.
+    pub internal_endpoint: Endpoint,
+    /// Its rack or zone.
+    pub rack: Option<String>,
+    /// The ids of its log directories.
+    pub log_dirs: Vec<String>,
+}
+
+/// A broker at one incarnation. A command for an older one is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerRef {
+    /// The broker's id.
+    pub id: BrokerId,
+    /// The epoch of its registration.
+    pub epoch: BrokerEpoch,
+}
+
+/// Where the partitions of a topic go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum PlacementSpec {
+    /// So many partitions of so many replicas, spread evenly over the active brokers and their racks.
+    Counts {
+        /// Partitions.
+        partitions: i32,
+        /// Replicas of each.
+        replication_factor: i32,
+    },
+    /// The replicas of each partition, the preferred leader first.
+    Explicit(Vec<Vec<BrokerId>>),
+}
+
+/// See [`Command::CreateTopic`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CreateTopic {
+    /// The topic's name.
+    pub name: TopicName,
+    /// The topic's id, drawn by the proposer. Not all zeros.
+    pub id: TopicId,
+    /// Where its partitions go.
+    pub placement: PlacementSpec,
+    /// What its configuration overrides.
+    pub overrides: Overrides,
+    /// Drawn by the proposer; where the spreading starts.
+    pub seed: u64,
+    /// Whether it belongs to the cluster itself. Only the services say so, never a user.
+    #[serde(default)]
+    pub internal: bool,
+}
+
+/// A topic by its name or its id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TopicRef {
+    /// By name.
+    Name(TopicName),
+    /// By id: never hits a topic that was created anew under the same name.
+    Id(TopicId),
+}
+
+/// See [`Command::DeleteTopic`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeleteTopic {
+    /// Which one.
+    pub topic: TopicRef,
+}
+
+/// See [`Command::CreatePartitions`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CreatePartitions {
+    /// The topic.
+    pub name: TopicName,
+    /// How many partitions it shall have then. More than it has: partitions never shrink.
+    pub new_total: i32,
+    /// The replicas of each new partition; `None`: spread evenly, as many replicas as the topic has.
+    pub assignments: Option<Vec<Vec<BrokerId>>>,
+    /// Drawn by the proposer; where the spreading starts.
+    pub seed: u64,
+}
+
+/// See [`Command::AlterTopicConfig`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AlterTopicConfig {
+    /// The topic.
+    pub name: TopicName,
+    /// Keys to override, with their values.
+    pub set: Overrides,
+    /// Keys to give their default again. One that is not overridden is accepted.
+    pub remove: Vec<String>,
+}
+
+/// See [`Command::AllocateProducerIds`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllocateProducerIds {
+    /// Who asks.
+    pub broker: BrokerRef,
+    /// How many; usually [`super::limits::PRODUCER_ID_BLOCK`].
+    pub count: i32,
+}
+
+/// See [`Command::AlterPartition`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AlterPartition {
+    /// The leader that asks.
+    pub broker: BrokerRef,
+    /// The topic.
+    pub topic_id: TopicId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The epoch in which it leads.
+    pub leader_epoch: LeaderEpoch,
+    /// The partition's epoch as it knows it.
+    pub partition_epoch: PartitionEpoch,
+    /// The ISR that it wants, each member at the incarnation that caught up (KIP-903).
+    pub isr: Vec<BrokerRef>,
+}
+
+/// See [`Command::ElectLeaders`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ElectLeaders {
+    /// The partitions; empty: all.
+    pub partitions: Vec<TopicPartition>,
+    /// `false`: the preferred replica leads where it is in sync. `true`: a partition without leader gets any active replica,
+    /// in sync or not, and loses what that one does not have.
+    pub unclean: bool,
+}
+
+/// What a command did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Response {
+    /// It did what it says, and there is nothing to add.
+    Done,
+    /// The broker is registered under this epoch.
+    BrokerRegistered {
+        /// To be sent with every further call.
+        epoch: BrokerEpoch,
+    },
+    /// The topic was created, grown, altered or deleted.
+    Topic {
+        /// Its name.
+        name: TopicName,
+        /// Its id.
+        id: TopicId,
+    },
+    /// These producer ids are nobody else's.
+    ProducerIds(ProducerIdBlock),
+    /// The partition after the change.
+    Partition {
+        /// The leader's epoch.
+        leader_epoch: LeaderEpoch,
+        /// The epoch for the next change.
+        partition_epoch: PartitionEpoch,
+        /// The ISR in force.
+        isr: Vec<BrokerId>,
+    },
+    /// These partitions have another leader now.
+    Elected(Vec<TopicPartition>),
+}
+
+/// Producer ids in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProducerIdBlock {
+    /// The first.
+    pub first: ProducerId,
+    /// How many.
+    pub count: i32,
+}
+
+/// Why a command changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The code for the caller; it knows whether to retry.
+    pub code: ErrorCode,
+    /// The field of the request that is at fault, if one is.
+    pub field: Option<String>,
+    /// A sentence that says what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal that no single field is to blame for.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Refusal {
+        Refusal { code, field: None, message: message.into() }
+    }
+
+    /// A refusal for the sake of one field.
+    pub fn field(code: ErrorCode, field: impl Into<String>, message: impl Into<String>) -> Refusal {
+        Refusal { code, field: Some(field.into()), message: message.into() }
+    }
+
+    pub(super) fn already_applied(index: MetadataVersion, version: MetadataVersion) -> Refusal {
+        Refusal::new(
+            ErrorCode::Internal,
+            format!("the command of version {index} came after version {version}"),
+        )
+    }
+}

@@ -1,0 +1,90 @@
+//! What is true of every image, whatever commands made it. Checked after a snapshot is read, and by the tests.
+
+use super::image::{MetadataImage, PartitionImage, TopicImage};
+use super::limits::{
+    MAX_BROKERS, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, MAX_REPLICATION_FACTOR, MAX_TOPICS,
+};
+use crate::{BrokerId, TopicId};
+use std::collections::BTreeSet;
+
+/// An image that no sequence of commands can make.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Violation(String);
+
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err(Violation(format!($($message)+)));
+        }
+    };
+}
+
+/// Checks an image against all invariants.
+pub fn check(image: &MetadataImage) -> Result<(), Violation> {
+    let empty = image.brokers.is_empty() && image.topics.is_empty();
+    ensure!(image.cluster_id.is_some() || empty, "a cluster without id has brokers or topics");
+    ensure!(image.next_producer_id >= 0, "the next producer id is {}", image.next_producer_id);
+    ensure!(image.brokers.len() <= MAX_BROKERS, "{} brokers", image.brokers.len());
+    for (id, broker) in image.brokers.iter() {
+        ensure!(*id == broker.id && id.get() >= 0, "broker {} is filed under {id}", broker.id);
+        let registered_in_the_past =
+            u64::try_from(broker.epoch.get()).is_ok_and(|at| at <= image.version.get());
+        ensure!(
+            registered_in_the_past,
+            "broker {id} has epoch {} at version {}",
+            broker.epoch,
+            image.version
+        );
+    }
+    ensure!(image.topics.len() <= MAX_TOPICS, "{} topics", image.topics.len());
+    ensure!(image.topics.len() == image.topic_names.len(), "the indexes of topics differ in length");
+    for (name, topic) in image.topics.iter() {
+        ensure!(*name == topic.name, "topic {} is filed under {name}", topic.name);
+        ensure!(image.topic_names.get(&topic.id) == Some(name), "the id of topic {name} leads elsewhere");
+        ensure!(topic.id != TopicId::default(), "topic {name} has no id");
+        check_topic(image, topic)?;
+    }
+    let partitions: usize = image.topics().map(|topic| topic.partitions.len()).sum();
+    ensure!(partitions == image.partition_count, "{partitions} partitions, not {}", image.partition_count);
+    ensure!(partitions <= MAX_PARTITIONS, "{partitions} partitions");
+    Ok(())
+}
+
+fn check_topic(image: &MetadataImage, topic: &TopicImage) -> Result<(), Violation> {
+    let count = topic.partitions.len();
+    ensure!((1..=MAX_PARTITIONS_PER_TOPIC).contains(&count), "topic {} has {count} partitions", topic.name);
+    for (id, partition) in topic.partitions() {
+        check_partition(image, partition)
+            .map_err(|Violation(what)| Violation(format!("{}-{id}: {what}", topic.name)))?;
+    }
+    Ok(())
+}
+
+fn check_partition(image: &MetadataImage, partition: &PartitionImage) -> Result<(), Violation> {
+    let PartitionImage { leader, leader_epoch, partition_epoch, replicas, isr, .. } = partition;
+    ensure!((1..=MAX_REPLICATION_FACTOR).contains(&replicas.len()), "{} replicas", replicas.len());
+    ensure!(is_set(replicas), "a replica is named twice: {replicas:?}");
+    for id in replicas {
+        ensure!(image.broker(*id).is_some(), "replica {id} is not registered");
+    }
+    ensure!(!isr.is_empty() && is_set(isr), "the ISR is {isr:?}");
+    ensure!(
+        isr.iter().all(|id| replicas.contains(id)),
+        "the ISR {isr:?} is not among the replicas {replicas:?}"
+    );
+    if *leader != BrokerId::NONE {
+        ensure!(isr.contains(leader), "leader {leader} is not in the ISR {isr:?}");
+        let fenced = image.broker(*leader).is_none_or(|broker| broker.fenced);
+        ensure!(!fenced, "leader {leader} is fenced");
+    }
+    ensure!(
+        leader_epoch.get() >= 0 && partition_epoch.get() >= 0,
+        "epochs {leader_epoch}, {partition_epoch}"
+    );
+    Ok(())
+}
+
+fn is_set(ids: &[BrokerId]) -> bool {
+    ids.iter().collect::<BTreeSet<_>>().len() == ids.len()
+}

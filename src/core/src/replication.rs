@@ -1,0 +1,90 @@
+//! The rules by which records become committed. Pure arithmetic over the progress of a partition's replicas.
+
+use crate::Offset;
+
+/// How far one replica's log has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplicaProgress {
+    /// The offset behind its last record.
+    pub log_end: Offset,
+    /// Everything below is fsynced.
+    pub flushed: Offset,
+}
+
+impl ReplicaProgress {
+    /// Up to where this replica's records count as safe: what is fsynced, or with `write.caching` all that it has.
+    pub fn safe(self, write_caching: bool) -> Offset {
+        // A flush that ended while the log was cut back may claim more than there is.
+        if write_caching { self.log_end } else { self.flushed.min(self.log_end) }
+    }
+}
+
+/// The high watermark after the ISR came this far: the smallest safe offset of its members, and never less than `current`.
+///
+/// Give the whole ISR, the leader included. Without any member nothing becomes committed.
+pub fn high_watermark(
+    current: Offset,
+    isr: impl IntoIterator<Item = ReplicaProgress>,
+    write_caching: bool,
+) -> Offset {
+    isr.into_iter().map(|replica| replica.safe(write_caching)).min().map_or(current, |safe| safe.max(current))
+}
+
+/// How many replicas must be in sync for acks=all: `min.insync.replicas`, but not more than the partition has (as Kafka
+/// does since KIP-966; otherwise a topic of fewer replicas could never be written to).
+pub fn effective_min_insync(min_insync_replicas: usize, replicas: usize) -> usize {
+    min_insync_replicas.min(replicas).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(log_end: i64, flushed: i64) -> ReplicaProgress {
+        ReplicaProgress { log_end: Offset(log_end), flushed: Offset(flushed) }
+    }
+
+    #[test]
+    fn the_slowest_member_decides() {
+        let cases: &[(i64, &[ReplicaProgress], bool, i64)] = &[
+            (0, &[at(10, 7)], false, 7),
+            (0, &[at(10, 7)], true, 10),
+            (0, &[at(10, 10), at(8, 3), at(9, 9)], false, 3),
+            (0, &[at(10, 10), at(8, 3), at(9, 9)], true, 8),
+            // It never goes back, though a member that joined may be behind for the moment.
+            (9, &[at(10, 10), at(8, 8)], false, 9),
+            // Nobody in sync: nothing new is committed.
+            (5, &[], true, 5),
+            // A flush of what was cut off since.
+            (0, &[at(4, 6)], false, 4),
+        ];
+        for (current, isr, write_caching, wanted) in cases {
+            let got = high_watermark(Offset(*current), isr.iter().copied(), *write_caching);
+            assert_eq!(got, Offset(*wanted), "{current} {isr:?} {write_caching}");
+        }
+    }
+
+    #[test]
+    fn a_topic_of_fewer_replicas_than_asked_can_be_written_to() {
+        for (min, replicas, wanted) in [(1, 3, 1), (2, 3, 2), (2, 1, 1), (0, 1, 1)] {
+            assert_eq!(effective_min_insync(min, replicas), wanted);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_monotone_and_no_member_is_behind_what_it_adds(
+            current in 0i64..100,
+            isr in prop::collection::vec((0i64..100, 0i64..100), 0..5),
+            write_caching: bool,
+        ) {
+            let isr: Vec<_> = isr.into_iter().map(|(end, flushed)| at(end, flushed)).collect();
+            let after = high_watermark(Offset(current), isr.iter().copied(), write_caching);
+            prop_assert!(after >= Offset(current));
+            if after > Offset(current) {
+                prop_assert!(isr.iter().all(|replica| replica.safe(write_caching) >= after));
+            }
+        }
+    }
+}
