@@ -1,1 +1,27 @@
 //! The broker service: partition replicas, produce and fetch.
+//!
+//! ```text
+//!   services (translate) ─► produce / read (decide) ─► replicas (partitions, high watermarks, waiters) ─► thalweg-log
+//!                                    │
+//!   controller (registration, heartbeats, metadata watch) ─► metadata (immutable image, swapped)
+//! ```
+#![forbid(unsafe_code)]
+
+mod broker;
+pub mod config;
+pub mod controller;
+mod describe;
+mod in_flight;
+pub mod metadata;
+mod node;
+mod produce;
+mod producer_ids;
+mod read;
+mod refusal;
+pub mod replicas;
+mod services;
+mod settings;
+mod stopping;
+
+pub use broker::{Broker, BrokerError, BrokerHandle, ServeError, StartError, WallClock, serve};
+pub use config::{BrokerConfig, BrokerIntervals, BrokerLimits, ConfigError};

@@ -1,0 +1,231 @@
+//! What a broker is told at its start. Read once in `main` and passed by value.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use thalweg_core::{BrokerId, ClusterId};
+use thalweg_runtime::ServerConfig;
+
+/// Everything that a broker is told.
+#[derive(Debug, Clone)]
+pub struct BrokerConfig {
+    /// The broker's id, unique in the cluster and kept for life.
+    pub node_id: BrokerId,
+    /// Where clients connect. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// What clients are told to connect to, `host:port`. Default: the listener's own address, which only works when
+    /// clients reach it under that name.
+    pub advertise: Option<String>,
+    /// Where other services connect. Default: none, they use `listen`.
+    pub internal_listen: Option<SocketAddr>,
+    /// The controllers, `host:port` each. At least one.
+    pub controllers: Vec<String>,
+    /// The folders that hold partitions. At least one; a partition lives in one of them.
+    pub data_dirs: Vec<PathBuf>,
+    /// The rack or zone of the broker. Default: none.
+    pub rack: Option<String>,
+    /// Refuse to join any other cluster. Default: whichever cluster the controllers name; from then on the data folders
+    /// remember it.
+    pub cluster_id: Option<ClusterId>,
+    /// What a caller may ask for at most.
+    pub limits: BrokerLimits,
+    /// How often and how long.
+    pub intervals: BrokerIntervals,
+    /// HTTP/2 and connection limits of the public port.
+    pub server: ServerConfig,
+}
+
+impl BrokerConfig {
+    /// A configuration with defaults, listening on a free loopback port.
+    pub fn new(node_id: BrokerId, controllers: Vec<String>, data_dirs: Vec<PathBuf>) -> BrokerConfig {
+        BrokerConfig {
+            node_id,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            advertise: None,
+            internal_listen: None,
+            controllers,
+            data_dirs,
+            rack: None,
+            cluster_id: None,
+            limits: BrokerLimits::default(),
+            intervals: BrokerIntervals::default(),
+            server: ServerConfig::default(),
+        }
+    }
+
+    /// Checks what can be checked without touching the machine.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let wrong = |setting, problem| Err(ConfigError { setting, problem });
+        if self.node_id.get() < 0 {
+            return wrong("node_id", "must not be negative".to_owned());
+        }
+        if self.controllers.is_empty() {
+            return wrong("controllers", "name at least one controller as host:port".to_owned());
+        }
+        if let Some(bad) = self.controllers.iter().find(|address| !is_host_port(address)) {
+            return wrong("controllers", format!("{bad:?} is not host:port"));
+        }
+        if let Some(bad) = self.advertise.iter().find(|address| !is_host_port(address)) {
+            return wrong("advertise", format!("{bad:?} is not host:port"));
+        }
+        if self.data_dirs.is_empty() {
+            return wrong("data_dirs", "name at least one folder".to_owned());
+        }
+        self.limits.validate()
+    }
+}
+
+fn is_host_port(text: &str) -> bool {
+    text.parse::<thalweg_runtime::config::HostPort>().is_ok()
+}
+
+/// A setting that cannot be used. Not worth a retry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("broker setting `{setting}`: {problem}")]
+pub struct ConfigError {
+    /// The field of [`BrokerConfig`].
+    pub setting: &'static str,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// Largest message that the broker reads, in bytes: a batch of 8 MiB and what goes around it.
+pub const DEFAULT_MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024 + 64 * 1024;
+/// Bytes of produce requests that are appended and not yet acknowledged, over all connections.
+pub const DEFAULT_IN_FLIGHT_BYTES: usize = 128 * 1024 * 1024;
+/// The same on one produce stream.
+pub const DEFAULT_STREAM_IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
+/// Requests on one produce stream that are appended and not yet acknowledged.
+pub const DEFAULT_STREAM_IN_FLIGHT_REQUESTS: usize = 4096;
+/// Bytes to which one batch may inflate.
+pub const DEFAULT_MAX_INFLATED_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes that one Fetch answers with.
+pub const DEFAULT_MAX_FETCH_BYTES: usize = 50 * 1024 * 1024;
+/// Bytes that one Fetch reads from one partition, unless it says otherwise.
+pub const DEFAULT_PARTITION_FETCH_BYTES: usize = 1024 * 1024;
+/// Bytes of one message of a FetchStream at most.
+pub const DEFAULT_MAX_CHUNK_BYTES: usize = 8 * 1024 * 1024;
+
+/// What a caller may ask for at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BrokerLimits {
+    /// Largest message that is read, in bytes. Must exceed every topic's `max.message.bytes` that is to be usable.
+    pub max_request_bytes: usize,
+    /// Bytes of produce requests in flight over all connections; beyond it streams are no longer read and unary calls are
+    /// refused with `THROTTLED`.
+    pub in_flight_bytes: usize,
+    /// Bytes of requests in flight on one produce stream; beyond it the stream is no longer read.
+    pub stream_in_flight_bytes: usize,
+    /// Requests in flight on one produce stream.
+    pub stream_in_flight_requests: usize,
+    /// Bytes to which one batch may inflate; beyond it the batch is refused.
+    pub max_inflated_bytes: usize,
+    /// Bytes that one Fetch answers with.
+    pub max_fetch_bytes: usize,
+    /// Bytes that one Fetch reads from one partition, unless it says otherwise.
+    pub partition_fetch_bytes: usize,
+    /// Bytes of one message of a FetchStream at most.
+    pub max_chunk_bytes: usize,
+}
+
+impl Default for BrokerLimits {
+    fn default() -> BrokerLimits {
+        BrokerLimits {
+            max_request_bytes: DEFAULT_MAX_REQUEST_BYTES,
+            in_flight_bytes: DEFAULT_IN_FLIGHT_BYTES,
+            stream_in_flight_bytes: DEFAULT_STREAM_IN_FLIGHT_BYTES,
+            stream_in_flight_requests: DEFAULT_STREAM_IN_FLIGHT_REQUESTS,
+            max_inflated_bytes: DEFAULT_MAX_INFLATED_BYTES,
+            max_fetch_bytes: DEFAULT_MAX_FETCH_BYTES,
+            partition_fetch_bytes: DEFAULT_PARTITION_FETCH_BYTES,
+            max_chunk_bytes: DEFAULT_MAX_CHUNK_BYTES,
+        }
+    }
+}
+
+impl BrokerLimits {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let all = [
+            ("limits.max_request_bytes", self.max_request_bytes),
+            ("limits.in_flight_bytes", self.in_flight_bytes),
+            ("limits.stream_in_flight_bytes", self.stream_in_flight_bytes),
+            ("limits.stream_in_flight_requests", self.stream_in_flight_requests),
+            ("limits.max_inflated_bytes", self.max_inflated_bytes),
+            ("limits.max_fetch_bytes", self.max_fetch_bytes),
+            ("limits.partition_fetch_bytes", self.partition_fetch_bytes),
+            ("limits.max_chunk_bytes", self.max_chunk_bytes),
+        ];
+        match all.iter().find(|(_, value)| *value == 0) {
+            Some((setting, _)) => Err(ConfigError { setting, problem: "must be above 0".to_owned() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How often and how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BrokerIntervals {
+    /// Between two heartbeats. Default 2 s; the controller fences a broker that is silent for 9 s.
+    pub heartbeat: Duration,
+    /// Between two rounds of retention, time rolls, time flushes and checkpoints. Default 5 s.
+    pub housekeeping: Duration,
+    /// A call to a controller. Default 5 s.
+    pub controller_call: Duration,
+    /// First pause after a controller could not be reached; it doubles. Default 50 ms.
+    pub retry_first: Duration,
+    /// Longest such pause. Default 1 s.
+    pub retry_most: Duration,
+    /// For a controller to let the broker go at a shutdown. Default 2 s.
+    pub controlled_shutdown: Duration,
+    /// For acks of what is appended to come at a shutdown, before they are refused. Default 3 s; less than the server's
+    /// drain deadline.
+    pub answer_grace: Duration,
+    /// For calls and streams to end at a shutdown, and then for the logs to close. Default 20 s.
+    pub shutdown: Duration,
+    /// For a topic change to reach this broker, when the call names no deadline. Default 30 s.
+    pub metadata_wait: Duration,
+    /// For the first metadata and the registration at a start. Default 60 s.
+    pub start: Duration,
+}
+
+impl Default for BrokerIntervals {
+    fn default() -> BrokerIntervals {
+        BrokerIntervals {
+            heartbeat: Duration::from_secs(2),
+            housekeeping: Duration::from_secs(5),
+            controller_call: Duration::from_secs(5),
+            retry_first: Duration::from_millis(50),
+            retry_most: Duration::from_secs(1),
+            controlled_shutdown: Duration::from_secs(2),
+            answer_grace: Duration::from_secs(3),
+            shutdown: Duration::from_secs(20),
+            metadata_wait: Duration::from_secs(30),
+            start: Duration::from_secs(60),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> BrokerConfig {
+        BrokerConfig::new(BrokerId(0), vec!["127.0.0.1:1".into()], vec!["data".into()])
+    }
+
+    #[test]
+    fn a_bad_setting_is_named() {
+        assert_eq!(config().validate(), Ok(()));
+        let named = |change: &dyn Fn(&mut BrokerConfig)| {
+            let mut config = config();
+            change(&mut config);
+            config.validate().map_err(|error| error.setting)
+        };
+        assert_eq!(named(&|c| c.node_id = BrokerId(-1)), Err("node_id"));
+        assert_eq!(named(&|c| c.controllers.clear()), Err("controllers"));
+        assert_eq!(named(&|c| c.controllers[0] = "nowhere".into()), Err("controllers"));
+        assert_eq!(named(&|c| c.advertise = Some(":".into())), Err("advertise"));
+        assert_eq!(named(&|c| c.data_dirs.clear()), Err("data_dirs"));
+        assert_eq!(named(&|c| c.limits.in_flight_bytes = 0), Err("limits.in_flight_bytes"));
+    }
+}

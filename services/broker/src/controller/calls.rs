@@ -1,0 +1,74 @@
+//! The calls to the controllers that serve a client's call.
+
+use super::link::{ControllerLink, Repeat, timed};
+use std::ops::Range;
+use std::time::Duration;
+use thalweg_core::{BrokerId, ErrorCode};
+use thalweg_proto::internal::v1 as internal;
+use thalweg_proto::{ApiError, v1};
+
+macro_rules! forwarded {
+    ($( $(#[$doc:meta])* $name:ident($request:ident) -> $response:ident; )*) => {
+        $(
+            $(#[$doc])*
+            pub async fn $name(&self, request: v1::$request, within: Duration) -> Result<v1::$response, ApiError> {
+                self.call(Repeat::IfRefused, within, |channel| {
+                    let mut client = ControllerLink::admin(channel);
+                    let request = timed(request.clone(), within);
+                    async move { Ok(client.$name(request).await?.into_inner()) }
+                })
+                .await
+            }
+        )*
+    };
+}
+
+impl ControllerLink {
+    forwarded! {
+        /// Creates topics.
+        create_topics(CreateTopicsRequest) -> CreateTopicsResponse;
+        /// Deletes topics.
+        delete_topics(DeleteTopicsRequest) -> DeleteTopicsResponse;
+        /// Grows a topic.
+        create_partitions(CreatePartitionsRequest) -> CreatePartitionsResponse;
+        /// Changes a topic's configuration.
+        alter_configs(AlterConfigsRequest) -> AlterConfigsResponse;
+    }
+
+    /// The Raft group, as the favourite controller sees it.
+    pub async fn describe_quorum(
+        &self,
+        within: Duration,
+    ) -> Result<internal::DescribeQuorumResponse, ApiError> {
+        self.call(Repeat::Safe, within, |channel| {
+            let mut client = ControllerLink::controller(channel);
+            let request = timed(internal::DescribeQuorumRequest {}, within);
+            async move { Ok(client.describe_quorum(request).await?.into_inner()) }
+        })
+        .await
+    }
+
+    /// Producer ids that nobody else gets.
+    pub async fn allocate_producer_ids(
+        &self,
+        me: BrokerId,
+        within: Duration,
+    ) -> Result<Range<i64>, ApiError> {
+        let Some(epoch) = self.epoch() else {
+            return Err(ApiError::new(
+                ErrorCode::ControllerNotAvailable,
+                "the broker is not registered yet; retry",
+            ));
+        };
+        let request = internal::AllocateProducerIdsRequest { broker_id: me.get(), broker_epoch: epoch.get() };
+        // A block that is lost on the way is never given away: ids are plenty.
+        let block = self
+            .call(Repeat::Safe, within, |channel| {
+                let mut client = ControllerLink::controller(channel);
+                let request = timed(request, within);
+                async move { Ok(client.allocate_producer_ids(request).await?.into_inner()) }
+            })
+            .await?;
+        Ok(block.first_id..block.first_id.saturating_add(block.count.max(0).into()))
+    }
+}

@@ -1,0 +1,94 @@
+//! How a broker's process introduces itself to the cluster.
+
+use super::link::{ControllerLink, Repeat, timed};
+use std::time::Duration;
+use thalweg_core::{BrokerEpoch, BrokerId, ClusterId, ErrorCode, MetadataVersion, Retriable};
+use thalweg_proto::ApiError;
+use thalweg_proto::internal::v1 as internal;
+use tokio::time::Instant;
+
+/// Who a broker is, the same for as long as its process lives.
+#[derive(Debug, Clone)]
+pub struct Introduction {
+    /// The broker's id.
+    pub node_id: BrokerId,
+    /// The cluster that its folders belong to.
+    pub cluster_id: ClusterId,
+    /// Drawn at the start of the process.
+    pub incarnation: [u8; 16],
+    /// Where clients reach it.
+    pub endpoint: String,
+    /// Where services reach it.
+    pub internal_endpoint: String,
+    /// Its rack or zone.
+    pub rack: Option<String>,
+    /// The ids of its log directories.
+    pub log_directory_ids: Vec<String>,
+}
+
+/// Why a broker is not registered.
+#[derive(Debug, thiserror::Error)]
+#[error("the cluster does not take this broker: {0}")]
+pub struct RegisterError(#[from] pub ApiError);
+
+/// Registers, trying again for `within` as long as that may help: also while the cluster still holds an earlier process of
+/// this broker for alive. Returns the version of the metadata that holds the registration.
+pub async fn register(
+    link: &ControllerLink,
+    who: &Introduction,
+    within: Duration,
+) -> Result<MetadataVersion, RegisterError> {
+    let deadline = Instant::now() + within;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let attempt = left.min(link.intervals().controller_call);
+        let answer = link
+            .call(Repeat::Safe, left, |channel| {
+                let mut client = ControllerLink::controller(channel);
+                let request = timed(who.request(), attempt);
+                async move { Ok(client.register_broker(request).await?.into_inner()) }
+            })
+            .await;
+        match answer {
+            Ok(registered) if registered.cluster_id != *who.cluster_id.0 => {
+                return Err(RegisterError(ApiError::new(
+                    ErrorCode::InconsistentClusterId,
+                    format!(
+                        "the controllers are of cluster {}, not {}",
+                        registered.cluster_id, who.cluster_id
+                    ),
+                )));
+            }
+            Ok(registered) => {
+                let epoch = BrokerEpoch(registered.broker_epoch);
+                link.set_epoch(epoch);
+                tracing::info!(broker = %who.node_id, %epoch, cluster = %who.cluster_id, "registered");
+                return Ok(MetadataVersion(registered.metadata_version));
+            }
+            Err(error) => {
+                let may_pass =
+                    error.code == ErrorCode::DuplicateBrokerId || error.retriable() != Retriable::No;
+                let pause = link.intervals().retry_most;
+                if !may_pass || Instant::now() + pause >= deadline {
+                    return Err(RegisterError(error));
+                }
+                tracing::warn!(broker = %who.node_id, %error, "not registered yet; trying again");
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+impl Introduction {
+    fn request(&self) -> internal::RegisterBrokerRequest {
+        internal::RegisterBrokerRequest {
+            broker_id: self.node_id.get(),
+            cluster_id: self.cluster_id.0.to_string(),
+            incarnation_id: self.incarnation.to_vec().into(),
+            endpoint: self.endpoint.clone(),
+            internal_endpoint: self.internal_endpoint.clone(),
+            rack: self.rack.clone().unwrap_or_default(),
+            log_directory_ids: self.log_directory_ids.clone(),
+        }
+    }
+}

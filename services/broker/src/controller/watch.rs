@@ -1,0 +1,103 @@
+//! Keeps the metadata fresh: a snapshot, then the commands that the controllers committed, applied by the same function.
+
+use super::link::{ControllerLink, is_unavailable};
+use crate::metadata::MetadataStore;
+use std::sync::Arc;
+use thalweg_core::MetadataVersion;
+use thalweg_core::metadata::codec::{CodecError, decode_command, decode_image};
+use thalweg_core::metadata::{MetadataImage, apply};
+use thalweg_proto::internal::v1 as internal;
+use thalweg_runtime::Shutdown;
+use tonic::Status;
+
+#[derive(Debug, thiserror::Error)]
+enum WatchError {
+    #[error("{}", .0.message())]
+    Status(#[from] Status),
+    #[error("metadata cannot be read: {0}")]
+    Codec(#[from] CodecError),
+    #[error("the controllers are of cluster {theirs}, this broker is of {ours}")]
+    OtherCluster { ours: String, theirs: String },
+}
+
+/// Watches until the shutdown, at one controller after the other.
+pub async fn watch_metadata(link: Arc<ControllerLink>, store: Arc<MetadataStore>, shutdown: Shutdown) {
+    let mut pause = link.intervals().retry_first;
+    let mut from = MetadataVersion(0);
+    loop {
+        let (at, _, address) = link.favourite();
+        let before = store.image().version();
+        let ended = tokio::select! {
+            ended = watch_once(&link, &store, from) => ended,
+            () = shutdown.triggered() => return,
+        };
+        if store.image().version() > before {
+            pause = link.intervals().retry_first;
+        }
+        from = store.image().version();
+        match ended {
+            Ok(()) => tracing::debug!(controller = address, "the metadata watch ended"),
+            Err(WatchError::Status(status)) if is_unavailable(&status) => {
+                tracing::debug!(controller = address, %status, "the metadata watch broke");
+            }
+            Err(error) => {
+                tracing::warn!(controller = address, %error, "the metadata watch failed");
+                // Begin with a whole image: what is held here may be what does not fit.
+                from = MetadataVersion(0);
+            }
+        }
+        link.turn_from(at);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.triggered() => return,
+        }
+        pause = (pause * 2).min(link.intervals().retry_most);
+    }
+}
+
+async fn watch_once(
+    link: &ControllerLink,
+    store: &MetadataStore,
+    from: MetadataVersion,
+) -> Result<(), WatchError> {
+    let (_, channel, _) = link.favourite();
+    let cluster_id = store.image().cluster_id().map(|id| id.0.to_string()).unwrap_or_default();
+    let request = internal::WatchImageRequest { from_version: from.get(), cluster_id };
+    // The stream has no deadline; the connection's keepalive notices a dead peer.
+    let mut updates = ControllerLink::controller(channel).watch_image(request).await?.into_inner();
+    while let Some(message) = updates.message().await? {
+        let Some(update) = message.update else { continue };
+        let held = store.snapshot();
+        let image = next_image(&held, update)?;
+        if let (Some(ours), Some(theirs)) = (held.cluster_id(), image.cluster_id())
+            && ours != theirs
+        {
+            return Err(WatchError::OtherCluster { ours: ours.to_string(), theirs: theirs.to_string() });
+        }
+        store.publish(Arc::new(image));
+    }
+    Ok(())
+}
+
+fn next_image(
+    held: &MetadataImage,
+    update: internal::watch_image_response::Update,
+) -> Result<MetadataImage, CodecError> {
+    match update {
+        internal::watch_image_response::Update::Snapshot(bytes) => decode_image(&bytes),
+        internal::watch_image_response::Update::Delta(delta) => {
+            let mut image = held.clone();
+            for command in delta.commands {
+                let version = MetadataVersion(command.version);
+                if version <= image.version() {
+                    continue;
+                }
+                // A command that the controller refused is refused here too, and counts as applied.
+                if let Err(refusal) = apply(&mut image, version, &decode_command(&command.command)?) {
+                    tracing::debug!(%version, %refusal, "refused command in the metadata");
+                }
+            }
+            Ok(image)
+        }
+    }
+}

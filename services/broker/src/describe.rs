@@ -1,0 +1,170 @@
+//! The metadata as clients are told it.
+
+use crate::node::unknown_topic;
+use std::collections::BTreeSet;
+use thalweg_core::config::CATALOGUE;
+use thalweg_core::metadata::{BrokerRegistration, MetadataImage, PartitionImage, TopicImage};
+use thalweg_core::{PartitionId, TopicName};
+use thalweg_proto::{ApiError, v1};
+
+/// Names in one request.
+pub const MAX_NAMES: usize = 10_000;
+/// Names on one page of a list, if the request does not say.
+const DEFAULT_PAGE: usize = 1_000;
+
+/// One topic in full.
+pub fn topic(topic: &TopicImage) -> v1::Topic {
+    v1::Topic {
+        name: topic.name.to_string(),
+        topic_id: topic.id.to_string(),
+        partitions: topic.partitions().map(|(index, state)| partition(index, state)).collect(),
+        replication_factor: count(topic.replication_factor()),
+        configs: topic.overrides.as_ref().clone(),
+        internal: topic.internal,
+    }
+}
+
+fn partition(index: PartitionId, state: &PartitionImage) -> v1::Partition {
+    v1::Partition {
+        partition: index.get(),
+        leader_id: state.leader.get(),
+        leader_epoch: state.leader_epoch.get(),
+        partition_epoch: state.partition_epoch.get(),
+        replicas: state.replicas.iter().map(|id| id.get()).collect(),
+        isr: state.isr.iter().map(|id| id.get()).collect(),
+    }
+}
+
+/// One broker.
+pub fn broker(broker: &BrokerRegistration) -> v1::Broker {
+    v1::Broker {
+        id: broker.id.get(),
+        endpoint: broker.endpoint.to_string(),
+        rack: broker.rack.clone().unwrap_or_default(),
+        fenced: broker.fenced,
+        epoch: broker.epoch.get(),
+    }
+}
+
+/// The named topics, or all that are not internal. Names that do not exist have an error.
+pub fn topics(image: &MetadataImage, names: &[String]) -> Result<Vec<v1::DescribeTopicResult>, ApiError> {
+    if names.len() > MAX_NAMES {
+        return Err(ApiError::invalid("names", format!("name at most {MAX_NAMES} topics")));
+    }
+    if names.is_empty() {
+        let all = image.topics().filter(|topic| !topic.internal).take(MAX_NAMES);
+        return Ok(all.map(|found| described(found)).collect());
+    }
+    Ok(names
+        .iter()
+        .map(|name| match image.topic(name) {
+            Some(found) => described(found),
+            None => v1::DescribeTopicResult {
+                name: name.clone(),
+                topic: None,
+                error: Some(unknown_topic(name).to_proto()),
+            },
+        })
+        .collect())
+}
+
+fn described(found: &TopicImage) -> v1::DescribeTopicResult {
+    v1::DescribeTopicResult { name: found.name.to_string(), topic: Some(topic(found)), error: None }
+}
+
+/// One page of names.
+pub fn list(
+    image: &MetadataImage,
+    request: &v1::ListTopicsRequest,
+) -> Result<v1::ListTopicsResponse, ApiError> {
+    let size = match request.page_size as usize {
+        0 => DEFAULT_PAGE,
+        size if size > MAX_NAMES => {
+            return Err(ApiError::invalid("page_size", format!("at most {MAX_NAMES} names on one page")));
+        }
+        size => size,
+    };
+    // The token is the last name of the page before.
+    if !request.page_token.is_empty() && TopicName::new(&request.page_token).is_err() {
+        return Err(ApiError::invalid("page_token", "not a next_page_token of an earlier answer"));
+    }
+    let mut rest = image
+        .topics_after(&request.page_token)
+        .filter(|topic| request.include_internal || !topic.internal)
+        .peekable();
+    let topics: Vec<_> = rest
+        .by_ref()
+        .take(size)
+        .map(|topic| v1::TopicListing {
+            name: topic.name.to_string(),
+            topic_id: topic.id.to_string(),
+            partition_count: count(topic.partitions.len()),
+            replication_factor: count(topic.replication_factor()),
+            internal: topic.internal,
+        })
+        .collect();
+    let next_page_token = match (rest.peek(), topics.last()) {
+        (Some(_), Some(last)) => last.name.clone(),
+        _ => String::new(),
+    };
+    Ok(v1::ListTopicsResponse { topics, next_page_token })
+}
+
+/// What a client needs to send straight to leaders.
+pub fn metadata(image: &MetadataImage, names: &[String]) -> Result<v1::MetadataResponse, ApiError> {
+    Ok(v1::MetadataResponse {
+        cluster_id: image.cluster_id().map(ToString::to_string).unwrap_or_default(),
+        version: image.version().get(),
+        brokers: image.brokers().filter(|broker| !broker.fenced).map(|found| broker(found)).collect(),
+        topics: topics(image, names)?,
+    })
+}
+
+/// The whole configuration of a topic, or the defaults when `name` is empty.
+pub fn configs(image: &MetadataImage, name: &str) -> Result<v1::DescribeConfigsResponse, ApiError> {
+    let overrides = match name {
+        "" => None,
+        name => Some(&image.topic(name).ok_or_else(|| unknown_topic(name))?.overrides),
+    };
+    let configs = CATALOGUE.iter().map(|key| {
+        let set = overrides.and_then(|overrides| overrides.get(key.name));
+        v1::ConfigEntry {
+            name: key.name.to_owned(),
+            value: set.cloned().unwrap_or_else(|| key.default.to_owned()),
+            default_value: key.default.to_owned(),
+            is_overridden: set.is_some(),
+            unit: key.unit.to_string(),
+            documentation: key.doc.to_owned(),
+        }
+    });
+    Ok(v1::DescribeConfigsResponse { configs: configs.collect() })
+}
+
+/// The cluster in numbers; the controllers are filled in by whoever knows them.
+pub fn cluster(image: &MetadataImage) -> v1::DescribeClusterResponse {
+    let partitions = || image.topics().flat_map(|topic| topic.partitions.iter());
+    v1::DescribeClusterResponse {
+        cluster_id: image.cluster_id().map(ToString::to_string).unwrap_or_default(),
+        brokers: image.brokers().map(|found| broker(found)).collect(),
+        metadata_version: image.version().get(),
+        topic_count: total(image.topics().len()),
+        partition_count: total(image.partition_count()),
+        under_replicated_partitions: total(partitions().filter(|p| p.is_under_replicated()).count()),
+        offline_partitions: total(partitions().filter(|p| !p.is_online()).count()),
+        ..Default::default()
+    }
+}
+
+/// Controllers by id.
+pub fn controllers(voters: &[u64]) -> Vec<v1::Controller> {
+    let ids: BTreeSet<u64> = voters.iter().copied().collect();
+    ids.into_iter().map(|id| v1::Controller { id, voter: true }).collect()
+}
+
+fn count(n: usize) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}
+
+fn total(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,104 @@
+//! A bound over all connections on what producers have in flight.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::Notify;
+
+/// Counts the bytes of requests that were received and not yet answered.
+///
+/// A stream asks for [room](InFlight::room) before it reads its next message, whose size it cannot know; so the bound may be
+/// exceeded by one message for each stream that reads at the same moment, and by no more.
+#[derive(Debug)]
+pub struct InFlight {
+    limit: usize,
+    used: AtomicUsize,
+    freed: Notify,
+}
+
+impl InFlight {
+    /// A budget of `limit` bytes.
+    pub fn new(limit: usize) -> Arc<InFlight> {
+        Arc::new(InFlight { limit, used: AtomicUsize::new(0), freed: Notify::new() })
+    }
+
+    /// Bytes in flight now.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Whether another request may be read.
+    pub fn has_room(&self) -> bool {
+        self.used() < self.limit
+    }
+
+    /// Waits until another request may be read. Safe to drop and call again.
+    pub async fn room(&self) {
+        loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            // From here on a wake-up is not missed, so the check below is not too early.
+            freed.as_mut().enable();
+            if self.has_room() {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// Counts `bytes` until the charge is dropped, even beyond the limit: they are in memory already.
+    pub fn charge(self: &Arc<InFlight>, bytes: usize) -> Charge {
+        self.used.fetch_add(bytes, Ordering::AcqRel);
+        Charge { budget: Arc::clone(self), bytes }
+    }
+
+    /// Counts `bytes` until the charge is dropped; `None` when the limit was reached before.
+    pub fn try_charge(self: &Arc<InFlight>, bytes: usize) -> Option<Charge> {
+        self.has_room().then(|| self.charge(bytes))
+    }
+}
+
+/// Bytes in flight; dropping it frees them.
+#[derive(Debug)]
+pub struct Charge {
+    budget: Arc<InFlight>,
+    bytes: usize,
+}
+
+impl Charge {
+    /// How many bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let before = self.budget.used.fetch_sub(self.bytes, Ordering::AcqRel);
+        // Only the step from full to not full has someone waiting for it.
+        if before >= self.budget.limit && before - self.bytes < self.budget.limit {
+            self.budget.freed.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn room_comes_back_when_charges_go() {
+        let budget = InFlight::new(100);
+        let first = budget.charge(60);
+        let second = budget.charge(60);
+        assert_eq!((budget.used(), second.bytes()), (120, 60));
+        assert!(budget.try_charge(1).is_none());
+        let mut room = Box::pin(budget.room());
+        assert!(room.as_mut().now_or_never().is_none());
+        drop(first);
+        assert!(room.now_or_never().is_some());
+        assert!(budget.try_charge(1).is_some());
+        drop(second);
+        assert_eq!(budget.used(), 0);
+    }
+}

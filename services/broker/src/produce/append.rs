@@ -1,0 +1,217 @@
+//! One batch to one partition that this broker leads: every check, the append, and what is left to wait for.
+
+use super::request::Acks;
+use crate::refusal;
+use crate::replicas::{Partition, Role};
+use crate::settings::TopicSettings;
+use bytes::Bytes;
+use std::sync::Arc;
+use thalweg_core::batch::{BatchIter, Limits, TimestampType, ValidBatch};
+use thalweg_core::{ErrorCode, LeaderEpoch, Offset, Timestamp};
+use thalweg_proto::{ApiError, v1};
+
+/// Records that one batch may have: as many as plain records may be sent at once, and room for clients that batch more.
+pub const MAX_BATCH_RECORDS: usize = 1 << 20;
+
+/// A batch that is in the leader's log.
+#[derive(Debug)]
+pub struct Write {
+    /// Where.
+    pub partition: Arc<Partition>,
+    /// The first record's offset.
+    pub base_offset: Offset,
+    /// The last record's offset.
+    pub last_offset: Offset,
+    /// The time of the append, with LogAppendTime.
+    pub log_append_time: Timestamp,
+    /// The log's first offset at the append.
+    pub log_start: Offset,
+    /// Whether it had been written before.
+    pub duplicate: bool,
+    /// The epoch under which it was appended.
+    pub leader_epoch: LeaderEpoch,
+}
+
+/// How far a write is from what was asked for.
+#[derive(Debug)]
+pub enum Progress {
+    /// It holds.
+    Done,
+    /// It does not hold yet.
+    Waiting,
+    /// It will not hold, or nobody here can tell.
+    Failed(ApiError),
+}
+
+/// Appends a batch. Never waits. `field` is where the bytes stood in the request.
+///
+/// Errors: the batch's (`CORRUPT_BATCH` and its kin), `NOT_ENOUGH_REPLICAS`, `INVALID_TIMESTAMP`, the producer's sequence
+/// and epoch, `STORAGE_ERROR`. Nothing was appended then.
+pub fn append_batch(
+    partition: &Arc<Partition>,
+    role: &Role,
+    bytes: Bytes,
+    acks: Acks,
+    max_inflated_bytes: usize,
+    now: Timestamp,
+    field: &str,
+) -> Result<Write, ApiError> {
+    let settings = &role.settings;
+    if acks == Acks::All && role.isr.len() < settings.min_insync_replicas {
+        return Err(not_enough(ErrorCode::NotEnoughReplicas, role, "; nothing was appended"));
+    }
+    let limits = Limits {
+        max_batch_bytes: settings.max_message_bytes,
+        max_inflated_bytes,
+        max_records: MAX_BATCH_RECORDS,
+    };
+    let mut batch = ValidBatch::check(bytes, &limits).map_err(|error| refusal::batch(&error, field))?;
+    let header = *batch.header();
+    if header.attributes.is_transactional() {
+        return Err(
+            ApiError::new(ErrorCode::Unsupported, "transactions are not served yet").with_field(field)
+        );
+    }
+    if settings.timestamp_type == TimestampType::CreateTime {
+        check_times(&batch, settings, max_inflated_bytes, now, field)?;
+    }
+    if let Some(codec) = settings.compression
+        && header.attributes.compression().is_ok_and(|sent| sent != codec)
+    {
+        batch = batch.recompressed(codec, &limits).map_err(|error| refusal::batch(&error, field))?;
+    }
+    let log = partition.log();
+    let appended =
+        log.append_as_leader(&batch, role.leader_epoch, now).map_err(|error| refusal::append(&error))?;
+    partition.appended(role);
+    Ok(Write {
+        base_offset: appended.base_offset,
+        last_offset: appended.last_offset,
+        log_append_time: appended.log_append_time,
+        log_start: appended.log_start_offset,
+        duplicate: appended.duplicate,
+        leader_epoch: role.leader_epoch,
+        partition: Arc::clone(partition),
+    })
+}
+
+fn check_times(
+    batch: &ValidBatch,
+    settings: &TopicSettings,
+    max_inflated_bytes: usize,
+    now: Timestamp,
+    field: &str,
+) -> Result<(), ApiError> {
+    let refused = |at: Timestamp| {
+        ApiError::new(
+            ErrorCode::InvalidTimestamp,
+            format!(
+                "a record's timestamp, {at}, is too far from the broker's time, {now} \
+                 (message.timestamp.before.max.ms, message.timestamp.after.max.ms)"
+            ),
+        )
+        .with_field(field)
+    };
+    let latest = batch.header().max_timestamp;
+    if !settings.allows(latest, now) {
+        return Err(refused(latest));
+    }
+    // The oldest record is not in the header; topics that bound the age pay for a walk.
+    if settings.timestamp_before_max_ms.is_some() {
+        let mut scratch = Vec::new();
+        for batch in BatchIter::new(batch.bytes()) {
+            let batch = batch.map_err(|error| refusal::batch(&error, field))?;
+            let records = batch.records(&mut scratch, max_inflated_bytes);
+            for record in records.map_err(|error| refusal::batch(&error, field))? {
+                let at = record.map_err(|error| refusal::batch(&error, field))?.timestamp;
+                if !settings.allows(at, now) {
+                    return Err(refused(at));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn not_enough(code: ErrorCode, role: &Role, what: &str) -> ApiError {
+    ApiError::new(
+        code,
+        format!(
+            "{} replicas are in sync, min.insync.replicas asks for {}{what}",
+            role.isr.len(),
+            role.settings.min_insync_replicas
+        ),
+    )
+}
+
+// === impl Write ===
+
+impl Write {
+    /// Whether what `acks` asks for holds.
+    pub fn progress(&self, acks: Acks) -> Progress {
+        if acks != Acks::All {
+            return Progress::Done;
+        }
+        let log = self.partition.log();
+        let Some(role) = self.partition.leading().filter(|role| role.leader_epoch == self.leader_epoch)
+        else {
+            // The next leader may or may not have the batch; only it can say.
+            return Progress::Failed(ApiError::new(
+                ErrorCode::NotLeader,
+                "the leader changed before the write was acknowledged; it may or may not have survived",
+            ));
+        };
+        if log.high_watermark() > self.last_offset {
+            return if role.isr.len() < role.settings.min_insync_replicas {
+                Progress::Failed(not_enough(
+                    ErrorCode::NotEnoughReplicasAfterAppend,
+                    &role,
+                    " after the append",
+                ))
+            } else {
+                Progress::Done
+            };
+        }
+        if log.log_is_failed() {
+            return Progress::Failed(ApiError::new(
+                ErrorCode::StorageError,
+                "the log's directory failed before the write was on stable storage",
+            ));
+        }
+        Progress::Waiting
+    }
+
+    /// Whether the acks may still come.
+    pub fn is_waiting(&self, acks: Acks) -> bool {
+        matches!(self.progress(acks), Progress::Waiting)
+    }
+
+    /// The result as a caller is told; offsets only if it asked for any ack.
+    pub fn result(&self, acks: Acks) -> v1::ProduceResult {
+        let told = acks != Acks::None;
+        let flushed = self.partition.log().flushed_offset() > self.last_offset;
+        let durability = match acks {
+            Acks::None => None,
+            Acks::Leader => Some((1, flushed)),
+            // Without write caching the high watermark counts what is flushed, on every replica.
+            Acks::All => {
+                let role = self.partition.role();
+                Some((role.isr.len(), !role.settings.write_caching || (flushed && role.isr.len() == 1)))
+            }
+        };
+        v1::ProduceResult {
+            partition: self.partition.topic_partition().partition.get(),
+            base_offset: if told { self.base_offset.get() } else { Offset::NONE.get() },
+            last_offset: if told { self.last_offset.get() } else { Offset::NONE.get() },
+            log_append_time_ms: if told { self.log_append_time.as_millis() } else { -1 },
+            log_start_offset: self.log_start.get(),
+            duplicate: told && self.duplicate,
+            durability: durability.map(|(replicas, fsynced)| v1::Durability {
+                replicas: i32::try_from(replicas).unwrap_or(i32::MAX),
+                fsynced,
+                leader_epoch: self.leader_epoch.get(),
+            }),
+            error: None,
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! `AdminService`: changes go to the controllers and are awaited here; questions are answered from this broker's metadata.
+
+use super::deadline;
+use crate::describe;
+use crate::node::{Node, unknown_topic};
+use crate::read::list_offsets;
+use std::sync::Arc;
+use std::time::Duration;
+use thalweg_core::{ErrorCode, MetadataVersion};
+use thalweg_proto::v1::admin_service_server::AdminService;
+use thalweg_proto::{ApiError, v1};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+pub struct Admin(pub Arc<Node>);
+
+/// How long before the caller's deadline the answer leaves, so that it arrives.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
+
+impl Admin {
+    fn until<T>(&self, request: &Request<T>) -> Instant {
+        let most = Instant::now() + self.0.config.intervals.metadata_wait;
+        let margin = |deadline: Instant| deadline.checked_sub(DEADLINE_MARGIN).unwrap_or(deadline);
+        deadline(request).map_or(most, |deadline| most.min(margin(deadline.0)))
+    }
+
+    /// Waits until the partitions on this broker stand for that version, so that the caller can go on here at once.
+    async fn applied(&self, version: u64, until: Instant) -> Result<(), ApiError> {
+        let mut versions = self.0.replicas.watch();
+        let wanted = MetadataVersion(version);
+        let applied = tokio::select! {
+            applied = versions.wait_for(|applied| *applied >= wanted) => applied.is_ok(),
+            () = tokio::time::sleep_until(until) => false,
+            () = self.0.shutdown.triggered() => return Err(crate::refusal::shutting_down()),
+        };
+        if applied {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            ErrorCode::RequestTimedOut,
+            "the change was made, but this broker has not applied it in time; look before trying again",
+        ))
+    }
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
+}
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn create_topics(
+        &self,
+        request: Request<v1::CreateTopicsRequest>,
+    ) -> Result<Response<v1::CreateTopicsResponse>, Status> {
+        let until = self.until(&request);
+        let request = request.into_inner();
+        let check_only = request.validate_only;
+        let mut answer = self.0.controller.create_topics(request, left(until)).await?;
+        if !check_only {
+            self.applied(answer.metadata_version, until).await?;
+            // As it is now: leaders may have been chosen after the controller's answer.
+            let image = self.0.metadata.image();
+            for result in &mut answer.results {
+                if result.error.is_none()
+                    && let Some(topic) = image.topic(&result.name)
+                {
+                    result.topic = Some(describe::topic(topic));
+                }
+            }
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn delete_topics(
+        &self,
+        request: Request<v1::DeleteTopicsRequest>,
+    ) -> Result<Response<v1::DeleteTopicsResponse>, Status> {
+        let until = self.until(&request);
+        let request = request.into_inner();
+        let check_only = request.validate_only;
+        let answer = self.0.controller.delete_topics(request, left(until)).await?;
+        if !check_only {
+            self.applied(answer.metadata_version, until).await?;
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn list_topics(
+        &self,
+        request: Request<v1::ListTopicsRequest>,
+    ) -> Result<Response<v1::ListTopicsResponse>, Status> {
+        Ok(Response::new(describe::list(&self.0.metadata.image(), request.get_ref())?))
+    }
+
+    async fn describe_topics(
+        &self,
+        request: Request<v1::DescribeTopicsRequest>,
+    ) -> Result<Response<v1::DescribeTopicsResponse>, Status> {
+        let names = request.into_inner().names;
+        let image = self.0.metadata.image();
+        if let [name] = names.as_slice()
+            && image.topic(name).is_none()
+        {
+            return Err(unknown_topic(name).into());
+        }
+        Ok(Response::new(v1::DescribeTopicsResponse { results: describe::topics(&image, &names)? }))
+    }
+
+    async fn create_partitions(
+        &self,
+        request: Request<v1::CreatePartitionsRequest>,
+    ) -> Result<Response<v1::CreatePartitionsResponse>, Status> {
+        let until = self.until(&request);
+        let request = request.into_inner();
+        let check_only = request.validate_only;
+        let mut answer = self.0.controller.create_partitions(request, left(until)).await?;
+        if !check_only {
+            self.applied(answer.metadata_version, until).await?;
+            if let Some(topic) = &mut answer.topic
+                && let Some(now) = self.0.metadata.image().topic(&topic.name)
+            {
+                *topic = describe::topic(now);
+            }
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn describe_configs(
+        &self,
+        request: Request<v1::DescribeConfigsRequest>,
+    ) -> Result<Response<v1::DescribeConfigsResponse>, Status> {
+        Ok(Response::new(describe::configs(&self.0.metadata.image(), &request.get_ref().topic)?))
+    }
+
+    async fn alter_configs(
+        &self,
+        request: Request<v1::AlterConfigsRequest>,
+    ) -> Result<Response<v1::AlterConfigsResponse>, Status> {
+        let until = self.until(&request);
+        let request = request.into_inner();
+        let check_only = request.validate_only;
+        let answer = self.0.controller.alter_configs(request, left(until)).await?;
+        if !check_only {
+            self.applied(answer.metadata_version, until).await?;
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn delete_records(
+        &self,
+        request: Request<v1::DeleteRecordsRequest>,
+    ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
+        let answer = list_offsets::delete_records(Arc::clone(&self.0), request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+}

@@ -1,0 +1,56 @@
+//! The gRPC handlers. They translate: take a message, call, give the answer or its status.
+
+mod admin;
+mod cluster;
+mod consumer;
+mod producer;
+mod too_large;
+
+use crate::node::Node;
+use std::pin::Pin;
+use std::sync::Arc;
+use thalweg_proto::v1::{
+    admin_service_server::AdminServiceServer, cluster_service_server::ClusterServiceServer,
+    consumer_service_server::ConsumerServiceServer, producer_service_server::ProducerServiceServer,
+};
+use thalweg_runtime::server::BuildError;
+use thalweg_runtime::{GrpcServer, RequestDeadline, ServerConfig};
+use tonic::{Request, Status};
+use too_large::TooLarge;
+
+/// A stream of answers.
+type Answers<T> = Pin<Box<dyn futures_util::Stream<Item = Result<T, Status>> + Send>>;
+
+/// The public port's services, with health and reflection.
+pub fn public(node: &Arc<Node>) -> Result<GrpcServer, BuildError> {
+    let most = node.config.limits.max_request_bytes;
+    GrpcServer::builder("broker")
+        .config(node.config.server.clone())
+        .descriptors(thalweg_proto::FILE_DESCRIPTOR_SET)
+        .service(TooLarge::new(
+            ProducerServiceServer::new(producer::Producer(Arc::clone(node))).max_decoding_message_size(most),
+            most,
+        ))
+        .service(TooLarge::new(
+            ConsumerServiceServer::new(consumer::Consumer(Arc::clone(node))).max_decoding_message_size(most),
+            most,
+        ))
+        .service(TooLarge::new(
+            AdminServiceServer::new(admin::Admin(Arc::clone(node))).max_decoding_message_size(most),
+            most,
+        ))
+        .service(TooLarge::new(
+            ClusterServiceServer::new(cluster::Cluster(Arc::clone(node))).max_decoding_message_size(most),
+            most,
+        ))
+        .build()
+}
+
+/// The internal port's: health only, until replication is served there.
+pub fn internal(config: &ServerConfig) -> Result<GrpcServer, BuildError> {
+    GrpcServer::builder("broker-internal").config(config.clone()).build()
+}
+
+fn deadline<T>(request: &Request<T>) -> Option<RequestDeadline> {
+    request.extensions().get::<RequestDeadline>().copied()
+}
