@@ -38,7 +38,9 @@ pub(super) fn recover(
     config: &LogConfig,
     report: &mut RecoveryReport,
 ) -> Result<Recovered, OpenError> {
-    let first = segments.partition_point(|segment| segment.base() <= recovery_point).saturating_sub(1);
+    // A segment that ends right at the recovery point counts as unsafe: its last sync may have come before it was closed,
+    // and its indexes are synced only after that.
+    let first = segments.partition_point(|segment| segment.base() < recovery_point).saturating_sub(1);
     let scanned_from = segments[first].base();
     let mut end = scanned_from;
     let mut epochs = Vec::new();

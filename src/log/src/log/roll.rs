@@ -69,9 +69,8 @@ impl Log {
         // log for long: one above the log's end is removed at open.
         appender.producers.take_snapshot(&*self.home.storage, &self.home.dir)?;
         let new = self.create_segment(base, config)?;
-        if old.is_dirty() || base > self.flushed_offset() {
-            appender.unsynced.push(old);
-        }
+        // Even if its batches are stable already: its indexes are not.
+        appender.unsynced.push(old);
         let mut segments = (*self.segments()).clone();
         segments.push(Arc::clone(&new));
         appender.active = new;

@@ -232,11 +232,6 @@ impl Segment {
         Ok(())
     }
 
-    /// Whether bytes were written since the last sync began.
-    pub fn is_dirty(&self) -> bool {
-        self.dirty.load(Ordering::Acquire)
-    }
-
     /// Takes the dirty mark off: the caller syncs next.
     pub fn take_dirty(&self) -> bool {
         self.dirty.swap(false, Ordering::AcqRel)

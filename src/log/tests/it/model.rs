@@ -3,14 +3,13 @@
 use crate::harness::stored;
 use std::collections::HashMap;
 use thalweg_core::batch::ValidBatch;
-use thalweg_core::{LeaderEpoch, Offset, Timestamp};
+use thalweg_core::{LeaderEpoch, Offset};
 
 #[derive(Debug, Clone)]
 pub struct ModelBatch {
     pub base: Offset,
     pub end: Offset,
     pub bytes: Vec<u8>,
-    pub max_timestamp: Timestamp,
     pub epoch: LeaderEpoch,
 }
 
@@ -36,8 +35,7 @@ impl Model {
         let base = self.log_end;
         let end = base.advance(i64::from(batch.header().record_count));
         let bytes = stored(batch, base, self.epoch);
-        let max_timestamp = batch.header().max_timestamp;
-        self.batches.push(ModelBatch { base, end, bytes, max_timestamp, epoch: self.epoch });
+        self.batches.push(ModelBatch { base, end, bytes, epoch: self.epoch });
         self.log_end = end;
         base
     }
