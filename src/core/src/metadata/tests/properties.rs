@@ -26,23 +26,23 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         3 => (broker(), 0u8..3, prop::bool::weighted(0.2), 0u8..3)
             .prop_map(|(broker, incarnation, other_disk, rack)| Op::Register { broker, incarnation, other_disk, rack }),
-        8 => (prop::sample::select(vec![0u8, 0, 1, 1, 1, 2, 3]), broker(), prop::bool::weighted(0.1))
+        8 => (prop::sample::select(vec![0u8, 0, 0, 1, 1, 1, 1, 2, 3]), broker(), prop::bool::weighted(0.1))
             .prop_map(|(kind, broker, stale)| Op::Broker { kind, broker, stale }),
-        4 => (topic(), -1i32..9, 0i32..5, any::<u64>(), prop::bool::weighted(0.3))
+        3 => (topic(), -1i32..9, 0i32..5, any::<u64>(), prop::bool::weighted(0.3))
             .prop_map(|(topic, partitions, factor, seed, unclean)| Op::Create { topic, partitions, factor, seed, unclean }),
         1 => (topic(), prop::collection::vec(prop::collection::vec(broker(), 0..4), 0..4))
             .prop_map(|(topic, assignments)| Op::CreateExplicit { topic, assignments }),
-        1 => (topic(), any::<bool>()).prop_map(|(topic, by_id)| Op::Delete { topic, by_id }),
+        1 => (1u8..4, any::<bool>()).prop_map(|(topic, by_id)| Op::Delete { topic, by_id }),
         1 => (topic(), 0i32..12, any::<u64>()).prop_map(|(topic, total, seed)| Op::Grow { topic, total, seed }),
         2 => (topic(), 0usize..5, any::<u8>(), any::<bool>())
             .prop_map(|(topic, key, value, remove)| Op::Configure { topic, key, value, remove }),
         1 => (broker(), -1i32..2000).prop_map(|(broker, count)| Op::ProducerIds { broker, count }),
-        6 => (topic(), -1i32..4, prop::collection::vec(broker(), 0..5), -1i32..2, prop::bool::weighted(0.1))
+        8 => (0u8..2, -1i32..5, prop::collection::vec(broker(), 0..5), prop::sample::select(vec![-1i32, 0, 0, 0, 0]), prop::bool::weighted(0.1))
             .prop_map(|(topic, partition, isr, behind, not_leader)| Op::AlterPartition { topic, partition, isr, behind, not_leader }),
-        1 => (prop::collection::vec(topic(), 0..2), any::<bool>())
+        2 => (prop::collection::vec(0u8..3, 0..2), any::<bool>())
             .prop_map(|(topics, unclean)| Op::Elect { topics, unclean }),
     ];
-    prop::collection::vec(op, 1..60)
+    prop::collection::vec(op, 1..80)
 }
 
 fn topic_name(topic: u8) -> TopicName {
@@ -128,7 +128,13 @@ fn command_for(op: &Op, image: &MetadataImage) -> Command {
             let now = topic.and_then(|topic| topic.partition(PartitionId(partition)));
             let leader = now.map_or(BrokerId(0), |now| now.leader).get() + i32::from(not_leader);
             let members: BTreeSet<i32> = isr.into_iter().chain([leader]).collect();
-            let replica = |id: &i32| now.is_none_or(|now| now.replicas.contains(&BrokerId(*id)));
+            // Mostly members that may be in it, so that many changes are accepted; partition 0 takes anyone.
+            let may_join =
+                |id: BrokerId| image.broker(id).is_some_and(|broker| broker.is_active()) || partition == 0;
+            let replica = |id: &i32| {
+                let id = BrokerId(*id);
+                now.is_none_or(|now| now.leader == id || (now.replicas.contains(&id) && may_join(id)))
+            };
             Command::AlterPartition(AlterPartition {
                 broker: broker(leader),
                 topic_id: topic.map_or(TopicId::default(), |topic| topic.id),
@@ -193,14 +199,20 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn histories_keep_the_invariants_and_replay_to_the_same_image(ops in ops(), snapshot_at in 0usize..60) {
+    fn histories_keep_the_invariants_and_replay_to_the_same_image(ops in ops(), snapshot_at in 0usize..80) {
         let mut image = MetadataImage::new();
         apply(&mut image, MetadataVersion(1), &init("c1")).unwrap();
-        for id in 0..3 {
+        for id in 0..4 {
             let index = image.version().get() + 1;
             apply(&mut image, MetadataVersion(index), &register(id, 1)).unwrap();
             let broker = BrokerRef { id: BrokerId(id), epoch: BrokerEpoch(index as i64) };
             apply(&mut image, MetadataVersion(index + 1), &Command::UnfenceBroker(broker)).unwrap();
+        }
+        for (topic, factor) in [(0, 3), (1, 2)] {
+            let placement = counts(4, factor);
+            let command = Command::CreateTopic(CreateTopic { placement, ..super::topic(&format!("topic-{topic}"), counts(1, 1), &[]) });
+            let index = image.version().get() + 1;
+            apply(&mut image, MetadataVersion(index), &command).unwrap();
         }
         let beginning = image.clone();
         let mut log = Vec::new();
