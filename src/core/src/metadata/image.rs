@@ -263,6 +263,12 @@ impl MetadataImage {
         self.partition_count
     }
 
+    /// How many partitions a broker leads. One that asked to stop may do so when it leads none.
+    pub fn leaderships_of(&self, broker: BrokerId) -> usize {
+        let partitions = self.topics().flat_map(|topic| topic.partitions.iter());
+        partitions.filter(|partition| partition.leader == broker).count()
+    }
+
     /// The topics that differ between an older image and this one, found by walking both; topics that are shared cost one
     /// pointer comparison each. A topic deleted and created again under its name is both removed and changed.
     pub fn changes_since(&self, older: &MetadataImage) -> Changes {

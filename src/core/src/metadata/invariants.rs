@@ -73,10 +73,12 @@ fn check_partition(image: &MetadataImage, partition: &PartitionImage) -> Result<
         isr.iter().all(|id| replicas.contains(id)),
         "the ISR {isr:?} is not among the replicas {replicas:?}"
     );
+    // A fenced broker may not be waited for, unless it alone has everything that was acknowledged.
+    let fenced = |id: &BrokerId| image.broker(*id).is_none_or(|broker| broker.fenced);
+    ensure!(isr.len() == 1 || !isr.iter().any(fenced), "a member of the ISR {isr:?} is fenced");
     if *leader != BrokerId::NONE {
         ensure!(isr.contains(leader), "leader {leader} is not in the ISR {isr:?}");
-        let fenced = image.broker(*leader).is_none_or(|broker| broker.fenced);
-        ensure!(!fenced, "leader {leader} is fenced");
+        ensure!(!fenced(leader), "leader {leader} is fenced");
     }
     ensure!(
         leader_epoch.get() >= 0 && partition_epoch.get() >= 0,

@@ -152,6 +152,7 @@ fn a_broker_that_asks_to_stop_hands_over_what_it_can() {
     cluster.run(Command::BeginControlledShutdown(cluster.broker(1))).unwrap();
     assert_eq!(cluster.state("a", 0), "2 [2] 1/1");
     assert_eq!(cluster.state("b", 0), "1 [1] 0/0");
+    assert_eq!([1, 2].map(|id| cluster.image.leaderships_of(BrokerId(id))), [1, 1]);
     assert_eq!(cluster.refused(Command::UnfenceBroker(cluster.broker(1))).0, ErrorCode::InvalidRequest);
     let (code, message) = cluster.refused(create("c", counts(1, 2)));
     assert_eq!(code, ErrorCode::InvalidReplicationFactor);
