@@ -12,6 +12,8 @@ mod error;
 mod header;
 mod reader;
 mod record;
+#[cfg(test)]
+mod tests;
 mod validate;
 pub mod varint;
 
