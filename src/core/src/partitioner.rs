@@ -24,7 +24,8 @@ pub fn murmur2(data: &[u8]) -> i32 {
     (h ^ (h >> 15)) as i32
 }
 
-/// The partition of a key: `(murmur2(key) & 0x7fffffff) % partitions`. `partitions` must not be 0.
+/// The partition of a key: `(murmur2(key) & 0x7fffffff) % partitions`. Panics when `partitions` is 0: a topic has at
+/// least one.
 pub fn partition_for_key(key: &[u8], partitions: u32) -> PartitionId {
     PartitionId(((murmur2(key) as u32 & 0x7fff_ffff) % partitions) as i32)
 }
@@ -45,6 +46,18 @@ mod tests {
             ("abc", 479_470_107),
         ] {
             assert_eq!(murmur2(text.as_bytes()), hash, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_s_partition_is_its_hash_without_the_sign_modulo_the_count() {
+        // -790_332_482 & 0x7fff_ffff = 1_357_151_166
+        for (partitions, partition) in [(1, 0), (3, 0), (10, 6), (1000, 166)] {
+            assert_eq!(partition_for_key(b"foobar", partitions), PartitionId(partition), "{partitions}");
+        }
+        for i in 0..1000u32 {
+            let partition = partition_for_key(&i.to_be_bytes(), 7).get();
+            assert!((0..7).contains(&partition), "{partition}");
         }
     }
 }
