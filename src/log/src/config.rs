@@ -1,6 +1,7 @@
 //! What a topic's configuration means for its partitions' logs.
 
 use thalweg_core::batch::TimestampType;
+use thalweg_core::config::TopicConfig;
 
 /// The largest segment, in bytes: index entries hold positions as `i32`.
 pub const MAX_SEGMENT_BYTES: u64 = i32::MAX as u64;
@@ -92,5 +93,47 @@ impl LogConfig {
             return 0;
         }
         size.max(self.first_reserve_bytes).min(self.max_reserve_bytes)
+    }
+}
+
+impl From<&TopicConfig> for LogConfig {
+    /// What a topic's configuration says about its logs. `preallocate` changes nothing: disk space is always reserved in
+    /// growing steps, without changing a file's length.
+    fn from(topic: &TopicConfig) -> Self {
+        LogConfig {
+            segment_bytes: topic.segment_bytes,
+            segment_ms: topic.segment_ms,
+            segment_jitter_ms: topic.segment_jitter_ms,
+            segment_index_bytes: topic.segment_index_bytes,
+            index_interval_bytes: topic.index_interval_bytes,
+            retention_ms: topic.retention_ms,
+            retention_bytes: topic.retention_bytes,
+            flush_messages: topic.flush_messages,
+            flush_ms: topic.flush_ms,
+            write_caching: topic.write_caching,
+            max_message_bytes: topic.max_message_bytes,
+            message_timestamp_type: topic.message_timestamp_type,
+            file_delete_delay_ms: topic.file_delete_delay_ms,
+            ..LogConfig::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_a_topic() {
+        assert_eq!(LogConfig::from(&TopicConfig::default()), LogConfig::default());
+    }
+
+    #[test]
+    fn reservations_grow_with_the_segment_within_their_bounds() {
+        let config = LogConfig::default();
+        assert_eq!(config.reserve_step(0), FIRST_RESERVE_BYTES);
+        assert_eq!(config.reserve_step(5 << 20), 5 << 20);
+        assert_eq!(config.reserve_step(1 << 30), MAX_RESERVE_BYTES);
+        assert_eq!(LogConfig { first_reserve_bytes: 0, ..config }.reserve_step(1 << 20), 0);
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct IndexFile<E> {
     mapping: Option<Mapping>,
     /// The file, if there is one, is left from an earlier life and must be emptied at the first store.
     fresh: bool,
+    /// Stored entries are not synced yet.
+    dirty: bool,
 }
 
 impl<E: fmt::Debug> fmt::Debug for IndexFile<E> {
@@ -52,7 +54,7 @@ impl<E: fmt::Debug> fmt::Debug for IndexFile<E> {
 impl<E: IndexEntry> IndexFile<E> {
     /// An index without entries; replaces what the file may hold.
     pub fn empty(path: PathBuf) -> Self {
-        IndexFile { path, stored: 0, tail: Vec::new(), last: None, mapping: None, fresh: true }
+        IndexFile { path, stored: 0, tail: Vec::new(), last: None, mapping: None, fresh: true, dirty: false }
     }
 
     /// The index in a file. `None` if there is no such file, or its length is no whole number of entries.
@@ -75,7 +77,15 @@ impl<E: IndexEntry> IndexFile<E> {
             last = Some(E::decode(&entry));
         }
         let stored = (len / size) as usize;
-        Ok(Some(IndexFile { path, stored, tail: Vec::new(), last, mapping: None, fresh: false }))
+        Ok(Some(IndexFile {
+            path,
+            stored,
+            tail: Vec::new(),
+            last,
+            mapping: None,
+            fresh: false,
+            dirty: false,
+        }))
     }
 
     pub fn len(&self) -> usize {
@@ -110,6 +120,7 @@ impl<E: IndexEntry> IndexFile<E> {
         }
         let mode = if self.fresh { OpenMode::Truncate } else { OpenMode::ReadWrite };
         let file = storage.open(&self.path, mode)?;
+        self.dirty = true;
         let mut bytes = Vec::with_capacity(self.tail.len() * E::SIZE);
         self.tail.iter().for_each(|entry| entry.encode(&mut bytes));
         file.write_all_at(&mut [IoSlice::new(&bytes)], (self.stored * E::SIZE) as u64)?;
@@ -123,7 +134,16 @@ impl<E: IndexEntry> IndexFile<E> {
     /// Stores the entries and makes them stable.
     pub fn sync(&mut self, storage: &dyn Storage) -> io::Result<()> {
         self.store(storage)?;
-        storage.open(&self.path, OpenMode::ReadWrite)?.sync_data()
+        if self.dirty {
+            storage.open(&self.path, OpenMode::ReadWrite)?.sync_data()?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
+
+    /// Whether there are neither entries nor a file of this life.
+    pub fn is_untouched(&self) -> bool {
+        self.fresh && self.tail.is_empty()
     }
 
     /// The entry at a position below `len()`.

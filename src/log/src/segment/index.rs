@@ -94,6 +94,12 @@ impl SegmentIndex {
         self.offsets.is_full(max_bytes) || self.times.is_full(max_bytes)
     }
 
+    /// The last offset and the position of the last entry's batch.
+    pub fn last_batch(&self, base: Offset) -> Option<(Offset, u64)> {
+        let last = self.offsets.last()?;
+        Some((base.advance(i64::from(last.relative)), u64::from(last.position)))
+    }
+
     pub fn max(&self) -> Option<MaxTimestamp> {
         self.max
     }
@@ -108,6 +114,10 @@ impl SegmentIndex {
     }
 
     pub fn sync(&mut self, storage: &dyn Storage) -> io::Result<()> {
+        // Nothing was ever noted: there need not be files.
+        if self.since_entry == 0 && self.offsets.is_untouched() && self.times.is_untouched() {
+            return Ok(());
+        }
         self.offsets.sync(storage)?;
         self.times.sync(storage)
     }

@@ -215,8 +215,10 @@ impl Segment {
     /// back. May be tried again after an error.
     pub fn seal(&self) -> Result<(), StorageError> {
         let io = |action, err| StorageError::io(action, &self.path(), err);
-        // An index that nobody loaded is on disk already.
-        if let Some(index) = &mut *locked(&self.index) {
+        // An index that nobody loaded is on disk already; one of an empty segment says nothing.
+        if let Some(index) = &mut *locked(&self.index)
+            && self.size() > 0
+        {
             index.finish(self.base);
             index.store(&*self.home.storage).map_err(|err| io("store the index of", err))?;
         }
@@ -433,12 +435,36 @@ impl Segment {
         let mut guard = locked(&self.index);
         if guard.is_none() {
             let found = SegmentIndex::open(&*self.home.storage, &self.home.dir, self.base, self.size());
-            *guard = match found.map_err(|err| StorageError::io("read the index of", &self.path(), err))? {
+            let found = found.map_err(|err| StorageError::io("read the index of", &self.path(), err))?;
+            *guard = match found.filter(|index| self.fits(index)) {
                 Some(index) => Some(index),
                 None => Some(self.build_index()?),
             };
         }
         Ok(guard)
+    }
+
+    /// Whether an index from a file ends with what the log says. Entries in the middle are checked when they are used.
+    fn fits(&self, index: &SegmentIndex) -> bool {
+        let last = index.last_batch(self.base);
+        if last.is_some_and(|(offset, position)| !self.is_batch_at(position, offset)) {
+            return false;
+        }
+        let Some(max) = index.max() else { return true };
+        let Ok(file) = self.file() else { return false };
+        // The batch with the largest timestamp mostly lies behind the last entry; if not, its place is not known cheaply.
+        let start = match last {
+            Some((offset, _)) if max.last_offset < offset => return true,
+            Some((_, position)) => position,
+            None => 0,
+        };
+        let mut scan = BatchScan::headers(&*file, start, self.size());
+        while let Ok(Some(batch)) = scan.next() {
+            if batch.header.last_offset() == max.last_offset {
+                return batch.header.max_timestamp == max.timestamp;
+            }
+        }
+        false
     }
 
     /// An index made from the log, and stored if the disk allows.

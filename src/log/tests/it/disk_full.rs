@@ -1,1 +1,97 @@
+//! A full disk refuses appends, harms nothing, and takes them again when there is space.
 
+use crate::harness::{EPOCH, NOW, check_lookups, open, open_log, plain, read_from, small};
+use std::path::Path;
+use std::sync::Arc;
+use thalweg_core::{ErrorCode, Offset};
+use thalweg_log::storage::{FaultError, OpKind, SimStorage, Storage};
+use thalweg_log::{AppendError, LogConfig, ReadBound, StorageError};
+
+const DIR: &str = "/data";
+
+#[test]
+fn a_full_disk_refuses_appends_until_space_returns() {
+    for config in [small(), LogConfig { retention_ms: None, ..LogConfig::default() }] {
+        let sim = SimStorage::new(11);
+        let storage: Arc<dyn Storage> = Arc::new(sim.clone());
+        let manager = open(&storage, Path::new(DIR), &config).unwrap();
+        let log = open_log(&manager, &config).unwrap();
+        sim.set_capacity(Some(sim.used_bytes() + 10_000));
+        let mut refused = 0;
+        for i in 0..60 {
+            let end = log.log_end_offset();
+            match log.append_as_leader(&plain(i, 500), EPOCH, NOW) {
+                Ok(appended) => assert_eq!(appended.base_offset, end),
+                Err(err) => {
+                    assert_eq!(err.code(), ErrorCode::StorageError);
+                    assert_eq!(log.log_end_offset(), end);
+                    refused += 1;
+                }
+            }
+        }
+        let kept = log.log_end_offset();
+        assert!(refused > 0 && kept > Offset(5), "{refused} refused, {kept} kept");
+        assert!(!log.log_is_failed());
+        let before = read_from(&log, Offset::ZERO, ReadBound::LogEnd);
+        check_lookups(&log);
+        manager.run_committers();
+        assert_eq!(log.flushed_offset(), kept, "what was taken is stable");
+
+        sim.set_capacity(None);
+        assert_eq!(log.append_as_leader(&plain(70, 500), EPOCH, NOW).unwrap().base_offset, kept);
+        manager.run_committers();
+        drop((log, manager));
+        sim.power_cut();
+        let manager = open(&storage, Path::new(DIR), &config).unwrap();
+        let log = open_log(&manager, &config).unwrap();
+        assert_eq!(log.log_end_offset(), kept.advance(1));
+        assert!(read_from(&log, Offset::ZERO, ReadBound::LogEnd).starts_with(&before));
+        check_lookups(&log);
+    }
+}
+
+#[test]
+fn a_log_opens_on_a_full_disk() {
+    let sim = SimStorage::new(12);
+    let storage: Arc<dyn Storage> = Arc::new(sim.clone());
+    let manager = open(&storage, Path::new(DIR), &small()).unwrap();
+    let log = open_log(&manager, &small()).unwrap();
+    for i in 0..20 {
+        log.append_as_leader(&plain(i, 300), EPOCH, NOW).unwrap();
+    }
+    manager.run_committers();
+    manager.housekeeping(NOW);
+    let all = read_from(&log, Offset::ZERO, ReadBound::LogEnd);
+    drop((log, manager));
+    sim.power_cut();
+    // The indexes are rebuilt: there is no space for them, but memory is enough.
+    sim.fail_nth_on("index", &[OpKind::Write], 1, FaultError::NoSpace);
+    let manager = open(&storage, Path::new(DIR), &small()).unwrap();
+    let log = open_log(&manager, &small()).unwrap();
+    assert_eq!(read_from(&log, Offset::ZERO, ReadBound::LogEnd), all);
+    check_lookups(&log);
+}
+
+#[test]
+fn a_torn_append_that_cannot_be_cut_away_stops_appends_but_not_reads() {
+    let sim = SimStorage::new(13);
+    let storage: Arc<dyn Storage> = Arc::new(sim.clone());
+    let manager = open(&storage, Path::new(DIR), &small()).unwrap();
+    let log = open_log(&manager, &small()).unwrap();
+    log.append_as_leader(&plain(1, 100), EPOCH, NOW).unwrap();
+    sim.fail_nth_on(".log", &[OpKind::Write], 1, FaultError::Io);
+    sim.fail_nth_on(".log", &[OpKind::SetLen], 1, FaultError::Io);
+    assert!(log.append_as_leader(&plain(2, 100), EPOCH, NOW).is_err());
+    assert!(log.log_is_failed());
+    let refused = log.append_as_leader(&plain(3, 100), EPOCH, NOW).unwrap_err();
+    assert!(matches!(refused, AppendError::Storage(StorageError::LogFailed { .. })), "{refused}");
+    let read = log.read(Offset(0), 10_000, ReadBound::LogEnd, true).unwrap();
+    assert_eq!(read.next_offset, Offset(1));
+    assert!(manager.close(None).is_err(), "a torn log is not closed cleanly");
+    drop((log, manager));
+    let manager = open(&storage, Path::new(DIR), &small()).unwrap();
+    let log = open_log(&manager, &small()).unwrap();
+    assert!(log.recovery_report().recovered);
+    assert_eq!(log.log_end_offset(), Offset(1));
+    assert_eq!(log.append_as_leader(&plain(4, 100), EPOCH, NOW).unwrap().base_offset, Offset(1));
+}
