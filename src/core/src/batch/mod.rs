@@ -22,6 +22,6 @@ pub use error::BatchError;
 pub use header::{
     Attributes, BatchHeader, CRC_START, HEADER_LEN, LOG_OVERHEAD, MAGIC, TimestampType, check_crc, crc_of,
 };
-pub use reader::{BatchIter, BatchRef, Records};
+pub use reader::{BatchIter, BatchRef, Records, RecordsPosition};
 pub use record::{Header, HeadersView, RecordView};
 pub use validate::{Limits, ValidBatch};

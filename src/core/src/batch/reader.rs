@@ -98,6 +98,31 @@ pub struct Records<'a> {
     least_delta: i32,
 }
 
+/// Where a walk over a batch's records stands, without the bytes: for a caller that keeps those itself and lends one record
+/// at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordsPosition {
+    remaining: usize,
+    next: i32,
+    least_delta: i32,
+}
+
+impl<'a> Records<'a> {
+    /// Where the walk stands.
+    #[inline]
+    pub fn position(&self) -> RecordsPosition {
+        RecordsPosition { remaining: self.rest.len(), next: self.next, least_delta: self.least_delta }
+    }
+
+    /// Goes on with a walk. `records` must be the bytes that it began with, inflated if the batch was compressed.
+    #[inline]
+    pub fn resume(header: &BatchHeader, records: &'a [u8], position: RecordsPosition) -> Records<'a> {
+        let walked = records.len().saturating_sub(position.remaining);
+        let rest = &records[walked..];
+        Records { header: *header, rest, next: position.next, least_delta: position.least_delta }
+    }
+}
+
 impl Records<'_> {
     /// Ends the walk: behind a malformed record nothing is known to be one.
     #[cold]

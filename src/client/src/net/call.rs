@@ -1,0 +1,97 @@
+//! One unary call to any broker, again at another until its time is up.
+
+use super::{Backoff, Purpose};
+use crate::client::Client;
+use crate::error::{ClientError, describe, transient};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use thalweg_core::Retriable;
+use thalweg_proto::ApiError;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+/// Endpoints that an error message names at most.
+const MAX_NAMED: usize = 8;
+
+impl Client {
+    /// Calls brokers, one after the other, until one answers, refuses for good, or `request_timeout` has passed.
+    pub(crate) async fn call<T, F, Fut>(&self, call: F) -> Result<T, ClientError>
+    where
+        F: Fn(Channel) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.call_within(self.config().request_timeout, call).await
+    }
+
+    /// The same with another limit of time.
+    pub(crate) async fn call_within<T, F, Fut>(&self, limit: Duration, call: F) -> Result<T, ClientError>
+    where
+        F: Fn(Channel) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let config = self.config();
+        let begun = Instant::now();
+        let deadline = begun + limit;
+        let mut backoff = Backoff::new(config.retry_backoff, config.retry_backoff_max);
+        let mut tried: Vec<Arc<str>> = Vec::new();
+        loop {
+            let mut last = None;
+            let endpoints = self.endpoints();
+            if endpoints.is_empty() {
+                return Err(crate::ConfigError::new(
+                    "bootstrap",
+                    "no broker is named; give at least one host:port",
+                )
+                .into());
+            }
+            for endpoint in &endpoints {
+                let channel = self.channels().get(Purpose::Control, endpoint)?;
+                if !tried.contains(endpoint) && tried.len() < MAX_NAMED {
+                    tried.push(Arc::clone(endpoint));
+                }
+                let outcome = match tokio::time::timeout_at(deadline, call(channel)).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Err(Status::deadline_exceeded("no answer")),
+                };
+                let status = match outcome {
+                    Ok(response) => return Ok(response.into_inner()),
+                    Err(status) => status,
+                };
+                match ApiError::from_status(&status) {
+                    Some(error) if worth_a_retry(&error) => last = Some(Failure::Answer(error)),
+                    Some(error) => return Err(error.into()),
+                    None if transient(&status) => last = Some(Failure::Transport(describe(&status))),
+                    None => return Err(ClientError::Transport(Arc::new(status))),
+                }
+                if Instant::now() >= deadline {
+                    break;
+                }
+            }
+            let pause = backoff.next_pause();
+            if Instant::now() + pause >= deadline {
+                let after = begun.elapsed();
+                return Err(match last {
+                    Some(Failure::Answer(last)) => ClientError::TimedOut { after, last: Box::new(last) },
+                    Some(Failure::Transport(last)) => {
+                        ClientError::Unreachable { tried: tried.join(", "), after, last }
+                    }
+                    None => ClientError::Protocol("no broker was tried"),
+                });
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+enum Failure {
+    Answer(ApiError),
+    Transport(String),
+}
+
+/// A topic that is not there is told at once: who asks for it by name has most likely mistyped it.
+fn worth_a_retry(error: &ApiError) -> bool {
+    use thalweg_core::ErrorCode as E;
+    error.retriable() != Retriable::No && !matches!(error.code, E::UnknownTopic | E::UnknownPartition)
+}

@@ -1,0 +1,82 @@
+//! One partition in the hands of the task that sends it.
+
+use super::batch::Batch;
+use super::error::DeliveryError;
+use super::inbox::Home;
+use super::queue::PartitionQueue;
+use super::window::{Identity, Window};
+use crate::net::Backoff;
+use std::sync::Arc;
+use std::time::Duration;
+use thalweg_core::ErrorCode;
+use tokio::time::Instant;
+
+/// A partition's queue and window. Exactly one task has it: a leader's sender, or the dispatcher while its leader is not
+/// known. Dropped by a task that dies, it fails its records.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) queue: Arc<PartitionQueue>,
+    pub(crate) window: Window<Batch>,
+    pub(crate) backoff: Backoff,
+    /// The last failure, for the message of a record whose time runs out.
+    pub(crate) last_failure: Option<(Arc<str>, Option<ErrorCode>)>,
+    /// What the dispatcher does before it routes the lane again.
+    pub(crate) rest: Rest,
+    pub(crate) in_ready: bool,
+}
+
+/// Why a lane is at the dispatcher.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Rest {
+    /// Its leader must be asked for.
+    pub(crate) refresh: bool,
+    /// A pause comes first.
+    pub(crate) pause: bool,
+}
+
+impl Lane {
+    pub(crate) fn new(queue: Arc<PartitionQueue>, identity: Option<Identity>, backoff: Backoff) -> Lane {
+        let rest = Rest::default();
+        Lane { queue, window: Window::new(identity), backoff, last_failure: None, rest, in_ready: false }
+    }
+
+    pub(crate) fn failed(&mut self, why: impl Into<Arc<str>>, code: Option<ErrorCode>) {
+        self.last_failure = Some((why.into(), code));
+    }
+
+    /// Fails every record older than `limit`. Says whether any was.
+    pub(crate) fn expire(&mut self, now: Instant, limit: Duration) -> bool {
+        let error = || {
+            let (last, code) = self.last_failure.clone().unwrap_or_else(|| {
+                let never = "its turn to be sent did not come, or no answer came; see whether the cluster is overloaded";
+                (Arc::from(never), None)
+            });
+            DeliveryError::TimedOut { after: limit, last, code }
+        };
+        let error = error();
+        let mut expired = false;
+        for batch in self.window.batches_mut() {
+            if now.duration_since(batch.created()) >= limit {
+                batch.fail(error.clone());
+                expired = true;
+            }
+        }
+        let waiting = self.queue.lock().expire(now, limit);
+        for mut batch in waiting {
+            batch.fail(error.clone());
+            expired = true;
+        }
+        expired
+    }
+
+    pub(crate) fn set_home(&self, home: Home) {
+        self.queue.lock().home = home;
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        // The window's batches fail by themselves; those in the queue would wait for ever.
+        self.queue.close(&DeliveryError::SenderGone);
+    }
+}
