@@ -1,0 +1,126 @@
+//! Starts, stops and what survives them.
+
+use crate::harness::*;
+use thalweg_broker::StartError;
+use thalweg_core::metadata::Command;
+use thalweg_core::metadata::command::{BrokerRef, DeleteTopic, TopicRef};
+use thalweg_core::{BrokerId, ErrorCode, TopicName};
+use thalweg_proto::v1;
+use thalweg_runtime::Shutdown;
+
+#[tokio::test]
+async fn a_restart_serves_the_same_data_and_the_watermark_does_not_go_back() {
+    // Catalogue 6, as far as one replica shows it: right after the start, all that was committed is seen.
+    let mut cluster = Cluster::start().await;
+    cluster.topic("t", 1, &[]).await;
+    for n in 0..20 {
+        cluster.produce(produce_batch("t", 0, batch(&[&n.to_string()]), v1::Acks::All)).await.unwrap();
+    }
+    cluster.stop().await.unwrap();
+    assert_eq!(*cluster.controller.goodbyes.lock().unwrap(), 1);
+    cluster.restart().await;
+    assert_eq!(cluster.end_offset("t", 0).await, 20);
+    assert_eq!(cluster.values("t", 0).await.len(), 20);
+}
+
+#[tokio::test]
+async fn acknowledged_records_survive_a_power_cut() {
+    let mut cluster = Cluster::start().await;
+    cluster.topic("t", 1, &[]).await;
+    for n in 0..20 {
+        cluster.produce(produce_batch("t", 0, batch(&[&n.to_string()]), v1::Acks::All)).await.unwrap();
+    }
+    cluster.produce(produce_batch("t", 0, batch(&["maybe"]), v1::Acks::Leader)).await.unwrap();
+    cluster.storage.sim.cut_after_ops(0);
+    // It cannot close its logs any more.
+    assert!(cluster.stop().await.is_err());
+    cluster.storage.sim.power_cut();
+    cluster.restart().await;
+    let end = cluster.end_offset("t", 0).await;
+    assert!((20..=21).contains(&end), "{end}");
+    let values = cluster.values("t", 0).await;
+    assert!((0..20).all(|n: i64| values[n as usize] == (n, n.to_string().into())));
+}
+
+#[tokio::test]
+async fn committed_offsets_stay_visible_through_each_change_of_the_leader_epoch() {
+    let cluster = Cluster::start().await;
+    cluster.topic("t", 1, &[]).await;
+    cluster.produce(produce_batch("t", 0, batch(&["a"]), v1::Acks::All)).await.unwrap();
+    let broker = cluster.broker.as_ref().unwrap();
+    let epoch = broker.metadata().image().broker(BrokerId(0)).unwrap().epoch;
+    let me = BrokerRef { id: BrokerId(0), epoch };
+    for round in 1..5 {
+        let before = cluster.controller.image().topic("t").unwrap().partitions[0].leader_epoch;
+        cluster.controller.propose(Command::FenceBroker(me)).unwrap();
+        let (version, _) = cluster.controller.propose(Command::UnfenceBroker(me)).unwrap();
+        let mut applied = broker.replicas().watch();
+        applied.wait_for(|applied| applied.get() >= version).await.unwrap();
+        assert!(cluster.controller.image().topic("t").unwrap().partitions[0].leader_epoch > before);
+        assert_eq!(cluster.end_offset("t", 0).await, round);
+        cluster.produce(produce_batch("t", 0, batch(&["b"]), v1::Acks::All)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_topic_deleted_while_the_broker_was_down_is_gone_after_the_start() {
+    let mut cluster = Cluster::start().await;
+    cluster.topic("t", 1, &[]).await;
+    cluster.topic("kept", 1, &[]).await;
+    cluster.produce(produce_batch("kept", 0, batch(&["a"]), v1::Acks::All)).await.unwrap();
+    cluster.stop().await.unwrap();
+    let topic = TopicRef::Name(TopicName::new("t").unwrap());
+    cluster.controller.propose(Command::DeleteTopic(DeleteTopic { topic })).unwrap();
+    cluster.restart().await;
+    let logs = cluster.broker.as_ref().unwrap().replicas().logs().logs();
+    let names: Vec<_> = logs.iter().map(|log| log.topic_partition().to_string()).collect();
+    assert_eq!(names, ["kept-0"]);
+    assert_eq!(cluster.values("kept", 0).await, [(0, "a".into())]);
+}
+
+#[tokio::test]
+async fn a_folder_in_use_or_of_another_cluster_is_refused_with_the_reason() {
+    let mut cluster = Cluster::start().await;
+    let other_node = |controllers: &[String]| {
+        let mut config = config(controllers);
+        config.node_id = BrokerId(7);
+        config
+    };
+    let second = run(other_node(&cluster.controllers), &cluster.storage, &Shutdown::new()).await.unwrap_err();
+    assert!(second.to_string().contains("in use"), "{second}");
+    cluster.stop().await.unwrap();
+
+    let shutdown = Shutdown::new();
+    let other = crate::controller::FakeController::new("another-cluster");
+    let controllers = vec![other.listen(shutdown.clone()).await];
+    let foreign = run(config(&controllers), &cluster.storage, &Shutdown::new()).await.unwrap_err();
+    assert_eq!(foreign.code(), ErrorCode::InconsistentClusterId, "{foreign}");
+
+    let mut wanted = config(&cluster.controllers);
+    wanted.cluster_id = Some(thalweg_core::ClusterId("elsewhere".into()));
+    let refused = run(wanted, &cluster.storage, &Shutdown::new()).await.unwrap_err();
+    assert!(matches!(refused, StartError::OtherCluster { .. }), "{refused}");
+    shutdown.trigger();
+    cluster.restart().await;
+}
+
+#[tokio::test]
+async fn without_controllers_the_start_fails_and_says_whom_it_asked() {
+    let mut config = config(&["127.0.0.1:1".to_owned()]);
+    config.intervals.start = std::time::Duration::from_millis(200);
+    let storage = crate::gate::GatedStorage::new();
+    let error = run(config, &storage, &Shutdown::new()).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::ControllerNotAvailable);
+    assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_thousand_partitions_are_created_and_opened() {
+    let mut cluster = Cluster::start().await;
+    cluster.topic("t", 1000, &[]).await;
+    cluster.produce(produce_batch("t", 999, batch(&["a"]), v1::Acks::All)).await.unwrap();
+    cluster.stop().await.unwrap();
+    cluster.restart().await;
+    assert_eq!(cluster.broker.as_ref().unwrap().replicas().len(), 1000);
+    assert_eq!(cluster.values("t", 999).await, [(0, "a".into())]);
+}

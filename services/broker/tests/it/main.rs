@@ -1,0 +1,12 @@
+//! A broker over the wire, with the real log and the real metadata machine behind it. The controllers are played by one fake
+//! that applies commands without Raft.
+
+mod admin;
+mod controller;
+mod fetch;
+mod gate;
+mod harness;
+mod lifecycle;
+mod produce;
+mod produce_stream;
+mod refusals;
