@@ -3,6 +3,8 @@
 //!
 //! `TMPDIR` says on which disk; a file system in memory makes the fsync cases meaningless.
 
+#![allow(clippy::unwrap_used)] // a bench that cannot go on shall stop, as a test does
+
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;

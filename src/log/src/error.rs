@@ -5,7 +5,7 @@ use crate::state_file::StateFileError;
 use std::io;
 use std::path::{Path, PathBuf};
 use thalweg_core::batch::BatchError;
-use thalweg_core::{ErrorCode, Offset, TopicId, TopicPartition};
+use thalweg_core::{ErrorCode, LeaderEpoch, Offset, TopicId, TopicPartition};
 
 /// The disk, or what is left of it, refuses.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +98,14 @@ pub enum AppendError {
         /// The batch's base offset.
         found: Offset,
     },
+    /// The caller led the partition in an earlier epoch.
+    #[error("the leader epoch {found} is over, the log has records of epoch {current}")]
+    StaleEpoch {
+        /// The newest epoch in the log.
+        current: LeaderEpoch,
+        /// The caller's.
+        found: LeaderEpoch,
+    },
     /// A replicated batch is malformed.
     #[error(transparent)]
     Batch(#[from] BatchError),
@@ -114,6 +122,7 @@ impl AppendError {
             AppendError::Producer(err) => err.code(),
             AppendError::LargerThanSegment { .. } => ErrorCode::MessageTooLarge,
             AppendError::NotContinuous { .. } => ErrorCode::InvalidRequest,
+            AppendError::StaleEpoch { .. } => ErrorCode::FencedLeaderEpoch,
             AppendError::Batch(err) => err.code(),
             AppendError::OffsetsExhausted => ErrorCode::InvalidRequest,
         }

@@ -53,6 +53,10 @@ impl Log {
         if base.get() > i64::MAX - i64::from(batch.header().last_offset_delta) - 1 {
             return Err(AppendError::OffsetsExhausted);
         }
+        let current = appender.epochs.epochs().latest().map_or(epoch, |latest| latest.epoch);
+        if epoch < current {
+            return Err(AppendError::StaleEpoch { current, found: epoch });
+        }
         let (header, bytes) = stamp(batch, base, epoch, config.message_timestamp_type, now);
         let log_append_time = match config.message_timestamp_type {
             TimestampType::LogAppendTime => header.max_timestamp,

@@ -24,7 +24,7 @@ mod truncate;
 pub use append::Appended;
 pub(crate) use open::OpenLog;
 pub use open::RecoveryReport;
-pub use read::{LogRead, ReadBound};
+pub use read::{LogRead, MAX_READ_BYTES, ReadBound};
 
 use crate::committer::FlushListener;
 use crate::config::LogConfig;
@@ -168,6 +168,8 @@ impl Log {
     pub fn set_high_watermark(&self, to: Offset) {
         let to = to.min(self.log_end_offset());
         self.high_watermark.fetch_max(to.get(), Ordering::AcqRel);
+        // A truncation beside this lowers the end first and the high watermark then: one of the two sees the other.
+        self.high_watermark.fetch_min(self.log_end.load(Ordering::Acquire), Ordering::AcqRel);
     }
 
     /// The configuration.

@@ -59,6 +59,9 @@ struct Hint {
     position: u64,
 }
 
+/// The most bytes that one read gives, unless a single batch is larger. It bounds the buffer, whatever a caller asks for.
+pub const MAX_READ_BYTES: usize = 64 << 20;
+
 /// What was read of one segment.
 struct Piece {
     data: Bytes,
@@ -134,7 +137,7 @@ impl Log {
             log_start_offset,
             log_end_offset,
         };
-        let limits = Limits { below, max_bytes, min_one_batch };
+        let limits = Limits { below, max_bytes: max_bytes.min(MAX_READ_BYTES), min_one_batch };
         let first = segments.partition_point(|segment| segment.base() <= from).saturating_sub(1);
         for segment in &segments[first..] {
             if from >= below || segment.base() >= below {

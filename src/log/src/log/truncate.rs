@@ -112,7 +112,7 @@ impl Log {
     /// Lowers every offset that stands above the new end. The recovery point on disk goes first: it must not vouch for
     /// records that are written anew.
     fn lower_ends(&self, end: Offset) -> Result<(), StorageError> {
-        for at in [&self.flushed, &self.high_watermark, &self.log_end] {
+        for at in [&self.log_end, &self.high_watermark, &self.flushed] {
             at.fetch_min(end.get(), Ordering::AcqRel);
         }
         self.volume.write_recovery_points()?;

@@ -1,5 +1,7 @@
 //! The log against an in-memory model, against power cuts, and against the bug catalogue.
 
+#![allow(clippy::unwrap_used)] // helpers outside of test functions are tests too
+
 mod catalogue;
 mod conformance;
 mod crash;

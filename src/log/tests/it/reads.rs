@@ -154,6 +154,17 @@ fn a_batch_larger_than_the_read_is_given_whole_or_not_at_all() {
 }
 
 #[test]
+fn an_earlier_leader_is_refused() {
+    let disk = sim();
+    let manager = open(&disk, Path::new("/d"), &small()).unwrap();
+    let log = open_log(&manager, &small()).unwrap();
+    log.append_as_leader(&plain(1, 10), LeaderEpoch(4), NOW).unwrap();
+    let refused = log.append_as_leader(&plain(2, 10), LeaderEpoch(3), NOW);
+    assert!(matches!(refused, Err(AppendError::StaleEpoch { .. })), "{refused:?}");
+    assert_eq!((log.log_end_offset(), log.latest_epoch()), (Offset(1), Some(LeaderEpoch(4))));
+}
+
+#[test]
 fn a_batch_larger_than_a_segment_is_refused() {
     let disk = sim();
     let manager = open(&disk, Path::new("/d"), &small()).unwrap();
