@@ -20,6 +20,11 @@ pub(crate) struct Written {
     pub(crate) append_time: Option<Timestamp>,
 }
 
+impl Written {
+    /// Somewhere: nobody said where.
+    pub(crate) const UNKNOWN: Written = Written { base_offset: Offset::NONE, append_time: None };
+}
+
 /// The outcome of the records `first .. first + count` of a batch.
 #[derive(Debug, Clone)]
 struct Part {

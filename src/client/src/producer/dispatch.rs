@@ -1,6 +1,7 @@
 //! The task that has the partitions which nobody can send to at the moment: it finds their leader, bumps the producer's
 //! epoch, and hands them to the leader's sender.
 
+use super::delivery::Written;
 use super::inbox::{Home, Inbox};
 use super::lane::{Lane, Rest};
 use super::sender::Sender;
@@ -174,7 +175,9 @@ impl Dispatcher {
             if resting.lane.window.identity() == Some(current) {
                 wanted = true;
             } else {
-                resting.lane.window.adopt(current);
+                for mut batch in resting.lane.window.adopt(current) {
+                    batch.delivered(Written::UNKNOWN);
+                }
             }
         }
         if wanted && self.epoch.is_none() && self.epoch_not_before <= now {

@@ -9,7 +9,7 @@ use super::inbox::{Home, Inbox};
 use super::lane::{Lane, Rest};
 use super::queue::Drained;
 use super::shared::Shared;
-use super::window::Answer;
+use super::window::{Answer, Verdict};
 use crate::ClientError;
 use crate::error::describe;
 use crate::metadata::Leader;
@@ -214,8 +214,8 @@ impl Sender {
                 let correlation = self.next_correlation;
                 self.sent.push_back(Sent { correlation, slot, bytes: size, at: now });
                 self.sent_bytes += size;
-            } else if let Some(mut batch) = lane.window.answer(Answer::Written) {
-                batch.delivered(Written { base_offset: Offset::NONE, append_time: None });
+            } else {
+                lane.deliver(Written::UNKNOWN);
             }
             self.next_correlation += 1;
             self.make_ready(slot);
@@ -351,7 +351,7 @@ async fn why_closed(link: &mut ProduceLink) -> End {
 impl Lane {
     /// The oldest batch in flight is written.
     fn deliver(&mut self, written: Written) {
-        if let Some(mut batch) = self.window.answer(Answer::Written) {
+        if let Verdict::Settled(mut batch) = self.window.answer(Answer::Written) {
             batch.delivered(written);
         }
     }
@@ -363,7 +363,7 @@ impl Lane {
         let answer = match error.code {
             // It was written long ago; only its offset is forgotten.
             ErrorCode::DuplicateSequence => {
-                return self.deliver(Written { base_offset: Offset::NONE, append_time: None });
+                return self.deliver(Written::UNKNOWN);
             }
             ErrorCode::OutOfOrderSequence
             | ErrorCode::UnknownProducerId
@@ -385,8 +385,10 @@ impl Lane {
         if error.retriable() == Retriable::AfterRefresh {
             self.rest.refresh = !self.follow(&error, shared);
         }
-        if let Some(mut batch) = self.window.answer(answer) {
-            batch.fail(DeliveryError::Refused(Arc::new(error)));
+        match self.window.answer(answer) {
+            Verdict::Settled(mut batch) => batch.fail(DeliveryError::Refused(Arc::new(error))),
+            Verdict::Repeated(mut batch) => batch.delivered(Written::UNKNOWN),
+            Verdict::Kept => {}
         }
     }
 

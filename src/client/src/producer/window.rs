@@ -35,6 +35,8 @@ pub(crate) trait Item {
 pub(crate) struct Entry<B> {
     pub(crate) batch: B,
     pub(crate) stamp: ProducerStamp,
+    /// One behind it was written, so this one is in the log, whatever its own answer was.
+    in_log: bool,
 }
 
 /// What the leader said of the oldest batch in flight.
@@ -48,6 +50,17 @@ pub(crate) enum Answer {
     Retry,
     /// Its sequence, epoch or producer is not what the leader expects.
     Sequence,
+}
+
+/// What an answer means for the batch.
+#[derive(Debug)]
+pub(crate) enum Verdict<B> {
+    /// Its outcome is the answer's.
+    Settled(B),
+    /// It was written by an earlier try; its offset is not known any more.
+    Repeated(B),
+    /// It is kept, to be sent again.
+    Kept,
 }
 
 /// One partition's batches between queue and outcome.
@@ -114,23 +127,32 @@ impl<B: Item> Window<B> {
             self.next_sequence = Sequence(0);
         }
         let stamp = self.next_stamp(batch.count());
-        self.in_flight.push_back(Entry { batch, stamp });
+        self.in_flight.push_back(Entry { batch, stamp, in_log: false });
         self.in_flight.back_mut().expect("an entry was pushed just now")
     }
 
-    /// Takes the answer to the oldest batch in flight. Gives the batch if its outcome is known now: the caller tells it.
-    pub(crate) fn answer(&mut self, answer: Answer) -> Option<B> {
-        let entry = self.in_flight.pop_front()?;
+    /// Takes the answer to the oldest batch in flight. The caller tells the outcome, if there is one now.
+    pub(crate) fn answer(&mut self, answer: Answer) -> Verdict<B> {
+        let Some(entry) = self.in_flight.pop_front() else { return Verdict::Kept };
         match answer {
-            Answer::Written | Answer::Fatal => return Some(entry.batch),
+            Answer::Written => {
+                // A leader writes an idempotent producer's batches without gaps.
+                self.failed
+                    .iter_mut()
+                    .for_each(|before| before.in_log |= before.stamp.base_sequence.get() >= 0);
+                return Verdict::Settled(entry.batch);
+            }
+            Answer::Fatal => return Verdict::Settled(entry.batch),
             Answer::Retry => {}
+            // The leader remembers a few batches only.
+            Answer::Sequence if entry.in_log => return Verdict::Repeated(entry.batch),
             // Behind a failure a gap is to be expected: once that one is written, this one fits. Without one, what the
             // leader knows of this producer and what this producer knows do not meet; only a new epoch mends that.
             Answer::Sequence => self.needs_epoch |= !self.halted && self.identity.is_some(),
         }
         self.halted = true;
         self.failed.push_back(entry);
-        None
+        Verdict::Kept
     }
 
     /// Replaces the oldest batch in flight, which was too large, with its parts, in order; they have its sequences.
@@ -171,7 +193,7 @@ impl<B: Item> Window<B> {
     ) -> Result<[Entry<B>; 2], B> {
         let mut stamp = entry.stamp;
         Ok(split(entry.batch)?.map(|batch| {
-            let entry = Entry { stamp, batch };
+            let entry = Entry { stamp, batch, in_log: false };
             if self.identity.is_some() {
                 stamp.base_sequence = stamp.base_sequence.advance(entry.batch.count());
             }
@@ -205,17 +227,23 @@ impl<B: Item> Window<B> {
         self.identity
     }
 
-    /// Goes on under another identity: what waits is numbered from 0. Only at rest.
-    pub(crate) fn adopt(&mut self, identity: Identity) {
+    /// Goes on under another identity: what waits is numbered from 0. Only at rest. Gives the batches that are in the log
+    /// already: under another epoch they would be written twice.
+    pub(crate) fn adopt(&mut self, identity: Identity) -> Vec<B> {
         assert!(self.in_flight.is_empty() && self.failed.is_empty(), "sequences are given anew at rest");
         self.identity = Some(identity);
         self.next_sequence = Sequence(0);
         self.needs_epoch = false;
-        let mut retry = std::mem::take(&mut self.retry);
-        for entry in &mut retry {
-            entry.stamp = self.next_stamp(entry.batch.count());
+        let mut written = Vec::new();
+        for mut entry in std::mem::take(&mut self.retry) {
+            if entry.in_log {
+                written.push(entry.batch);
+            } else {
+                entry.stamp = self.next_stamp(entry.batch.count());
+                self.retry.push_back(entry);
+            }
         }
-        self.retry = retry;
+        written
     }
 
     /// Every batch in it, in order.

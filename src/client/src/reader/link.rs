@@ -27,13 +27,8 @@ const MAX_DATA_MESSAGE: usize = 256 << 20;
 /// Credit is given back in this share of the whole.
 const CREDIT_SHARE: u64 = 4;
 
-/// What a link has to tell.
-pub(super) enum Event {
-    /// A message.
-    Data(PartitionData),
-    /// The stream is gone; the text says why.
-    Ended(String),
-}
+/// A message, or why the stream is gone.
+pub(super) type Event = Result<PartitionData, String>;
 
 /// A fetch stream, from before it is open.
 pub(super) struct Link {
@@ -48,7 +43,7 @@ pub(super) struct Link {
 
 enum State {
     Opening(BoxFuture<'static, Result<Streaming<FetchStreamResponse>, ClientError>>),
-    Open(Streaming<FetchStreamResponse>),
+    Open(Box<Streaming<FetchStreamResponse>>),
 }
 
 impl Link {
@@ -102,38 +97,43 @@ impl Link {
 
     /// Sends what there is room for.
     fn flush(&mut self, cx: &mut Context<'_>) {
-        while !self.outbox.is_empty() && self.commands.poll_reserve(cx).is_ready() {
-            let Some(command) = self.outbox.pop_front() else { return };
-            if self.commands.send_item(command).is_err() {
-                // The stream is gone; its answers say why.
-                self.outbox.clear();
+        while !self.outbox.is_empty() {
+            match self.commands.poll_reserve(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(())) => {
+                    if let Some(command) = self.outbox.pop_front() {
+                        // Room was kept for it. A stream that has gone meanwhile tells so by its answers.
+                        drop(self.commands.send_item(command));
+                    }
+                }
+                Poll::Ready(Err(_)) => self.outbox.clear(),
             }
         }
     }
 
-    /// The next event. After `Ended` the link is to be dropped.
+    /// The next event. After an error the link is to be dropped.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         self.flush(cx);
         loop {
             match &mut self.state {
                 State::Opening(opening) => match opening.as_mut().poll(cx) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(stream)) => self.state = State::Open(stream),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Event::Ended(text(&error))),
+                    Poll::Ready(Ok(stream)) => self.state = State::Open(Box::new(stream)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(text(&error))),
                 },
                 State::Open(stream) => {
-                    let message = match Pin::new(stream).poll_next(cx) {
+                    let message = match Pin::new(&mut **stream).poll_next(cx) {
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(message) => message,
                     };
                     return Poll::Ready(match message {
-                        None => Event::Ended("the broker ended the stream".to_owned()),
-                        Some(Err(status)) => Event::Ended(text(&status.into())),
+                        None => Err("the broker ended the stream".to_owned()),
+                        Some(Err(status)) => Err(text(&status.into())),
                         Some(Ok(FetchStreamResponse { data: None })) => continue,
                         Some(Ok(FetchStreamResponse { data: Some(data) })) => {
                             self.give_back(data_len(&data));
                             self.flush(cx);
-                            Event::Data(data)
+                            Ok(data)
                         }
                     });
                 }

@@ -14,7 +14,7 @@ use crate::metadata::Leader;
 use crate::net::Backoff;
 use crate::{ClientError, ConfigError, Isolation, Start};
 use assignments::{Accepted, Assignments, Fate, Key};
-use link::{Event, Link};
+use link::Link;
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -213,7 +213,7 @@ impl PartitionReader {
                 let Some(link) = self.links.get_mut(endpoint) else { break };
                 let Poll::Ready(event) = link.poll(cx) else { break };
                 match event {
-                    Event::Data(data) => {
+                    Ok(data) => {
                         let taken = self.assignments.accept(&data, self.config.check_crcs);
                         match taken {
                             Accepted::Chunk(chunk) => {
@@ -229,7 +229,7 @@ impl PartitionReader {
                             }
                         }
                     }
-                    Event::Ended(why) => {
+                    Err(why) => {
                         tracing::info!(%endpoint, why, "fetch stream ended");
                         self.links.remove(endpoint);
                         self.assignments.lost(endpoint);
