@@ -1,0 +1,9 @@
+//! The command line does what its contract says, to the letter.
+
+mod consuming;
+mod describing;
+mod environment;
+mod looking_into_logs;
+mod producing;
+mod topics;
+mod usage;

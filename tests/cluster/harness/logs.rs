@@ -1,0 +1,39 @@
+//! The files of the logs on disk.
+
+use super::cli::Cli;
+use std::path::{Path, PathBuf};
+
+/// The folder of a partition under a `dev`'s data folder.
+pub fn partition_dir(data_dir: &Path, topic: &str, partition: i32) -> PathBuf {
+    data_dir.join("logs").join(format!("{topic}-{partition}"))
+}
+
+/// All files under the data folder's logs with one of these endings, in the order of their names.
+pub fn log_files(data_dir: &Path, endings: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![data_dir.join("logs")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let entry = entry.unwrap();
+            let path = entry.path();
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| endings.iter().any(|wanted| ending == *wanted)) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Runs `log dump --verify` on every file of the logs. Returns how many there were.
+#[track_caller]
+pub fn dump_verify_all(data_dir: &Path) -> usize {
+    let files = log_files(data_dir, &["log", "index", "timeindex"]);
+    for file in &files {
+        let output = Cli::new(&["log", "dump", "--verify"]).args([file]).run();
+        assert_eq!(output.code, 0, "{}:\n{}\n{}", file.display(), output.stderr, output.text());
+    }
+    files.len()
+}
