@@ -1,1 +1,50 @@
-//! The thalweg binary: the services, a single-process dev mode, and the user's commands.
+//! The `thalweg` program: every service is a subcommand, and so is every tool of a user.
+//!
+//! A library, so that a test can build the very same program under a name of its own.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod error;
+mod format;
+mod lines;
+mod output;
+mod time;
+
+use args::{Cli, Command};
+use clap::Parser;
+use error::CliError;
+use std::process::ExitCode;
+
+/// Runs the program with the process's arguments. Exit code 0: done; 1: refused or failed; 2: bad usage.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the async runtime cannot start: {error}");
+            return ExitCode::from(1);
+        }
+    };
+    let result = runtime.block_on(run(cli));
+    // A blocking read of standard input cannot be ended; do not wait for it.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), CliError> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Dev(args) => commands::dev::run(args).await,
+        Command::Topic(args) => commands::topic::run(&global, args).await,
+        Command::Produce(args) => commands::produce::run(&global, args).await,
+        Command::Consume(args) => commands::consume::run(&global, args).await,
+        Command::Log(args) => commands::log::run(&global, args),
+        Command::Cluster(args) => commands::cluster::run(&global, args).await,
+        Command::Bench(args) => commands::bench::run(&global, args).await,
+        Command::Completions(args) => commands::completions::run(&args),
+    }
+}

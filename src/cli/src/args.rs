@@ -1,0 +1,343 @@
+//! The command line. Every flag can be set as an environment variable too; the flag wins.
+
+use crate::commands::bench::args::BenchArgs;
+use crate::time::Moment;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// A message service for the cloud: Kafka's partitioned, replicated log, spoken over gRPC.
+#[derive(Debug, Parser)]
+#[command(
+    name = "thalweg",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+#[command(after_help = "Examples:
+  thalweg dev                                     start a broker here, on 127.0.0.1:9292
+  thalweg topic create events --partitions 3
+  thalweg produce events access.log               a record for each line
+  tail -f access.log | thalweg produce events
+  thalweg consume events --from-beginning")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Brokers to begin with; any one that answers is enough
+    #[arg(
+        long,
+        global = true,
+        env = "THALWEG_BOOTSTRAP",
+        value_name = "HOST:PORT[,HOST:PORT]",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:9292"
+    )]
+    pub bootstrap: Vec<String>,
+    /// How to print results
+    #[arg(short, long, global = true, env = "THALWEG_OUTPUT", value_enum, default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
+}
+
+/// How to print results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the whole system in one process on one data folder
+    Dev(DevArgs),
+    /// Create, describe and change topics
+    Topic(TopicArgs),
+    /// Write records: one for each line of files or of standard input
+    Produce(ProduceArgs),
+    /// Read records
+    Consume(ConsumeArgs),
+    /// Look into log files, without a server
+    Log(LogArgs),
+    /// Look at the cluster
+    Cluster(ClusterArgs),
+    /// Measure a cluster
+    Bench(BenchArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:
+  thalweg completions bash > /etc/bash_completion.d/thalweg")]
+    Completions(CompletionsArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  thalweg dev
+  thalweg dev --data-dir /tmp/thalweg --listen 127.0.0.1:9300
+
+SIGTERM and Ctrl-C stop it cleanly; the same folder serves the same data again.")]
+pub struct DevArgs {
+    /// The folder that holds all data
+    #[arg(long, env = "THALWEG_DATA_DIR", value_name = "DIR", default_value = "thalweg-data")]
+    pub data_dir: PathBuf,
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, env = "THALWEG_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:9292")]
+    pub listen: SocketAddr,
+    /// The endpoint that clients are told, if it is not the one listened on
+    #[arg(long, env = "THALWEG_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// How to write the log, to standard error
+    #[arg(long, env = "THALWEG_LOG_FORMAT", value_enum, default_value_t = OutputFormat::Text)]
+    pub log_format: OutputFormat,
+    /// What to log: a level, or a filter such as "info,thalweg_log=debug"
+    #[arg(long, env = "THALWEG_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
+    pub log_level: String,
+}
+
+#[derive(Debug, Args)]
+pub struct TopicArgs {
+    #[command(subcommand)]
+    pub command: TopicCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TopicCommand {
+    /// Create a topic
+    #[command(after_help = "Examples:
+  thalweg topic create events --partitions 3
+  thalweg topic create audit --config retention.ms=86400000 --config write.caching=true")]
+    Create {
+        /// 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'
+        name: String,
+        /// How many partitions; keys are spread over them [default: the cluster's, 1]
+        #[arg(long, env = "THALWEG_PARTITIONS", value_name = "N", allow_hyphen_values = true)]
+        partitions: Option<i32>,
+        /// How many brokers hold each partition [default: the cluster's, 1]
+        #[arg(long, env = "THALWEG_REPLICATION_FACTOR", value_name = "R", allow_hyphen_values = true)]
+        replication_factor: Option<i32>,
+        /// A key of the topic's configuration; may be given again
+        #[arg(long = "config", env = "THALWEG_CONFIG", value_name = "K=V", value_parser = key_value, value_delimiter = ';')]
+        configs: Vec<(String, String)>,
+    },
+    /// List the topics
+    List,
+    /// Show topics with their partitions, leaders, replicas and ISR
+    Describe {
+        /// The topic; all of them if not given
+        name: Option<String>,
+        /// Show every key of the configuration, with its default and meaning
+        #[arg(long, env = "THALWEG_ALL_CONFIGS", requires = "name")]
+        all_configs: bool,
+    },
+    /// Change a topic's configuration, or add partitions
+    #[command(after_help = "Examples:
+  thalweg topic alter events --config retention.ms=3600000
+  thalweg topic alter events --delete-config retention.ms
+  thalweg topic alter events --partitions 6      (keys may move to other partitions; partitions never shrink)")]
+    Alter {
+        /// The topic
+        name: String,
+        /// A key to set; may be given again
+        #[arg(long = "config", env = "THALWEG_CONFIG", value_name = "K=V", value_parser = key_value, value_delimiter = ';')]
+        configs: Vec<(String, String)>,
+        /// A key to return to its default; may be given again
+        #[arg(
+            long = "delete-config",
+            env = "THALWEG_DELETE_CONFIG",
+            value_name = "K",
+            value_delimiter = ';'
+        )]
+        delete_configs: Vec<String>,
+        /// How many partitions there shall be in all
+        #[arg(long, env = "THALWEG_PARTITIONS", value_name = "N", allow_hyphen_values = true)]
+        partitions: Option<i32>,
+    },
+    /// Delete a topic with all its records
+    Delete {
+        /// The topic
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  thalweg produce events access.log error.log
+  tail -f access.log | thalweg produce events
+  thalweg produce events --key-separator : users.txt
+  thalweg produce events -o json --acks all < lines    prints where each record went
+
+Only a line's final \\n is cut; every other byte is kept.")]
+pub struct ProduceArgs {
+    /// The topic
+    pub topic: String,
+    /// Files to read, in order; '-' is standard input, which is also the default
+    #[arg(value_name = "FILE|-")]
+    pub files: Vec<PathBuf>,
+    /// What parts a line's key from its value; a line without it has no key
+    #[arg(long, env = "THALWEG_KEY_SEPARATOR", value_name = "S")]
+    pub key_separator: Option<String>,
+    /// The partition for every record [default: by key, or one after the other]
+    #[arg(long, env = "THALWEG_PARTITION", value_name = "P", allow_hyphen_values = true)]
+    pub partition: Option<i32>,
+    /// When a record counts as written
+    #[arg(long, env = "THALWEG_ACKS", value_name = "0|1|all", value_parser = acks, default_value = "all")]
+    pub acks: thalweg_client::Acks,
+    /// The codec for batches: none, gzip, snappy, lz4 or zstd
+    #[arg(long, env = "THALWEG_COMPRESSION", value_name = "C", default_value = "none", value_parser = compression)]
+    pub compression: thalweg_core::compression::Compression,
+    /// A header for every record; may be given again
+    #[arg(long = "header", env = "THALWEG_HEADER", value_name = "K=V", value_parser = key_value, value_delimiter = ';')]
+    pub headers: Vec<(String, String)>,
+    /// Milliseconds to wait for more records before a batch is sent
+    #[arg(long, env = "THALWEG_LINGER_MS", value_name = "MS", default_value_t = 5)]
+    pub linger_ms: u64,
+    /// Bytes of a batch
+    #[arg(long, env = "THALWEG_BATCH_SIZE", value_name = "BYTES", default_value_t = 262_144)]
+    pub batch_size: usize,
+    /// Milliseconds after which a record that could not be written is given up
+    #[arg(long, env = "THALWEG_DELIVERY_TIMEOUT_MS", value_name = "MS", default_value_t = 120_000)]
+    pub delivery_timeout_ms: u64,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  thalweg consume events                               what comes from now on
+  thalweg consume events --from-beginning --timeout-ms 1000
+  thalweg consume events --partition 0 --offset 42 --max-records 1
+  thalweg consume events --time 2026-01-31T12:00:00Z
+  thalweg consume events -f '%t/%p@%o %k: %s\\n'
+
+Formats as in kcat: %t topic, %p partition, %o offset, %k key, %s value, %h headers, %T timestamp,
+%K and %S lengths of key and value, %% a percent sign; \\n \\r \\t \\\\ \\xNN.")]
+pub struct ConsumeArgs {
+    /// The topic
+    pub topic: String,
+    /// Only this partition [default: all]
+    #[arg(long, env = "THALWEG_PARTITION", value_name = "P", allow_hyphen_values = true)]
+    pub partition: Option<i32>,
+    /// Begin at the first record that is still there
+    #[arg(long, env = "THALWEG_FROM_BEGINNING", conflicts_with_all = ["offset", "time"])]
+    pub from_beginning: bool,
+    /// Begin at this offset
+    #[arg(
+        long,
+        env = "THALWEG_OFFSET",
+        value_name = "N",
+        conflicts_with = "time",
+        allow_hyphen_values = true
+    )]
+    pub offset: Option<i64>,
+    /// Begin at this time: milliseconds since 1970, RFC 3339, or "-10m" for ten minutes ago
+    #[arg(long, env = "THALWEG_TIME", value_name = "T", allow_hyphen_values = true)]
+    pub time: Option<Moment>,
+    /// Stop after so many records
+    #[arg(long, env = "THALWEG_MAX_RECORDS", value_name = "N")]
+    pub max_records: Option<u64>,
+    /// Stop when no record has come for so long
+    #[arg(long, env = "THALWEG_TIMEOUT_MS", value_name = "T")]
+    pub timeout_ms: Option<u64>,
+    /// How to print a record
+    #[arg(short, long, env = "THALWEG_FORMAT", value_name = "FORMAT", value_parser = crate::format::Format::parse)]
+    pub format: Option<crate::format::Format>,
+}
+
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    #[command(subcommand)]
+    pub command: LogCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LogCommand {
+    /// Print what a .log, .index, .timeindex, .snapshot or leader-epoch-checkpoint file holds
+    #[command(after_help = "Examples:
+  thalweg log dump thalweg-data/logs/events-0/00000000000000000000.log --records
+  thalweg log dump thalweg-data/logs/events-0/00000000000000000000.log --verify   (exit 1 if it finds a fault)")]
+    Dump {
+        /// The file
+        file: PathBuf,
+        /// Print every record, not only the batches
+        #[arg(long, env = "THALWEG_RECORDS")]
+        records: bool,
+        /// Check checksums, counts, order and, for an index, every position
+        #[arg(long, env = "THALWEG_VERIFY")]
+        verify: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    #[command(subcommand)]
+    pub command: ClusterCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Show the controllers, the brokers and what ails; exit 1 if a partition is offline
+    Describe,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+/// Parses `--acks`.
+pub fn acks(text: &str) -> Result<thalweg_client::Acks, String> {
+    match text {
+        "0" => Ok(thalweg_client::Acks::None),
+        "1" => Ok(thalweg_client::Acks::Leader),
+        "all" | "-1" => Ok(thalweg_client::Acks::All),
+        _ => Err("expected 0, 1 or all".to_owned()),
+    }
+}
+
+/// Parses `--compression`.
+pub fn compression(text: &str) -> Result<thalweg_core::compression::Compression, String> {
+    text.parse().map_err(|_| "expected none, gzip, snappy, lz4 or zstd".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// The contract: every flag can be set by an environment variable.
+    #[test]
+    fn every_flag_has_an_environment_variable() {
+        fn check(command: &clap::Command, path: &str) {
+            for arg in command.get_arguments().filter(|a| !a.is_positional()) {
+                if matches!(arg.get_id().as_str(), "help" | "version") {
+                    continue;
+                }
+                let env =
+                    arg.get_env().unwrap_or_else(|| panic!("{path} --{} has no variable", arg.get_id()));
+                assert!(env.to_string_lossy().starts_with("THALWEG_"), "{path} --{}", arg.get_id());
+            }
+            for sub in command.get_subcommands() {
+                check(sub, &format!("{path} {}", sub.get_name()));
+            }
+        }
+        check(&Cli::command(), "thalweg");
+    }
+}

@@ -1,0 +1,148 @@
+//! The arguments of `thalweg bench`.
+
+use crate::args::{acks, compression};
+use clap::{Args, Subcommand};
+use thalweg_client::Acks;
+use thalweg_core::compression::Compression;
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    pub command: BenchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Write as fast as it goes: records/s, MB/s, and the time to a record's acknowledgement
+    #[command(after_help = "Examples:
+  thalweg bench produce --record-size 1024 --seconds 10 --acks 1 --config write.caching=true
+  thalweg bench produce --record-size 100 --records 10000000 --acks 1 -o json")]
+    Produce(ProduceBench),
+    /// Read as fast as it goes; a topic without records is filled first
+    #[command(after_help = "Examples:
+  thalweg bench fetch --record-size 1024 --records 2000000
+  thalweg bench fetch --topic events --seconds 10")]
+    Fetch(FetchBench),
+    /// The round trip of one request after the other on a stream, and the way to a reader that waits
+    #[command(after_help = "Examples:
+  thalweg bench latency --record-size 1024 --rate 1000 --acks 1 --config write.caching=true
+  thalweg bench latency --record-size 4096 --in-flight 64 --acks all --seconds 5")]
+    Latency(LatencyBench),
+    /// One plain record a call, from many callers, beside an empty call
+    Unary(UnaryBench),
+    /// What this machine can do without a broker: memcpy, page cache, loopback TCP, fdatasync
+    Limits(LimitsBench),
+    /// Every case of docs/PERFORMANCE.md in one run, as ratios to the machine's own limits
+    Suite(SuiteBench),
+}
+
+/// What the cases have in common.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// The topic; without it one is made for this run and deleted again
+    #[arg(long, env = "THALWEG_TOPIC", value_name = "T")]
+    pub topic: Option<String>,
+    /// Partitions of the topic that is made
+    #[arg(long, env = "THALWEG_PARTITIONS", value_name = "N", default_value_t = 1)]
+    pub partitions: i32,
+    /// Replicas of the topic that is made
+    #[arg(long, env = "THALWEG_REPLICATION_FACTOR", value_name = "R", default_value_t = 1)]
+    pub replication_factor: i32,
+    /// A key of the configuration of the topic that is made; may be given again
+    #[arg(long = "config", env = "THALWEG_CONFIG", value_name = "K=V", value_delimiter = ';')]
+    pub configs: Vec<String>,
+    /// Bytes of a record's value
+    #[arg(long, env = "THALWEG_RECORD_SIZE", value_name = "B", default_value_t = 1024)]
+    pub record_size: usize,
+    /// Stop after so many seconds [default: 10, unless --records is given]
+    #[arg(long, env = "THALWEG_SECONDS", value_name = "S", conflicts_with = "records")]
+    pub seconds: Option<f64>,
+    /// Stop after so many records
+    #[arg(long, env = "THALWEG_RECORDS", value_name = "N")]
+    pub records: Option<u64>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ProduceBench {
+    #[command(flatten)]
+    pub common: Common,
+    /// When a record counts as written
+    #[arg(long, env = "THALWEG_ACKS", value_name = "0|1|all", value_parser = acks, default_value = "all")]
+    pub acks: Acks,
+    /// The codec for batches
+    #[arg(long, env = "THALWEG_COMPRESSION", value_name = "C", value_parser = compression, default_value = "none")]
+    pub compression: Compression,
+    /// Records a second, at most [default: no limit]
+    #[arg(long, env = "THALWEG_RATE", value_name = "R")]
+    pub rate: Option<f64>,
+    /// Bytes of a batch
+    #[arg(long, env = "THALWEG_BATCH_SIZE", value_name = "BYTES", default_value_t = 262_144)]
+    pub batch_size: usize,
+    /// Milliseconds to wait for a batch to fill
+    #[arg(long, env = "THALWEG_LINGER_MS", value_name = "MS", default_value_t = 5)]
+    pub linger_ms: u64,
+    /// Batches in flight for each partition
+    #[arg(long, env = "THALWEG_IN_FLIGHT", value_name = "N", default_value_t = 5)]
+    pub in_flight: usize,
+    /// Producers, each with a connection of its own
+    #[arg(long, env = "THALWEG_PRODUCERS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub producers: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct FetchBench {
+    #[command(flatten)]
+    pub common: Common,
+    /// The codec of the records that are written first
+    #[arg(long, env = "THALWEG_COMPRESSION", value_name = "C", value_parser = compression, default_value = "none")]
+    pub compression: Compression,
+    /// Look at every record, not only at batches
+    #[arg(long, env = "THALWEG_DECODE")]
+    pub decode: bool,
+    /// Trust the transport: do not check the batches' checksums
+    #[arg(long, env = "THALWEG_SKIP_CRC")]
+    pub skip_crc: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct LatencyBench {
+    #[command(flatten)]
+    pub common: Common,
+    /// When a record counts as written
+    #[arg(long, env = "THALWEG_ACKS", value_name = "1|all", value_parser = acks, default_value = "1")]
+    pub acks: Acks,
+    /// Requests a second, at most [default: 1000 with one in flight, else no limit]
+    #[arg(long, env = "THALWEG_RATE", value_name = "R")]
+    pub rate: Option<f64>,
+    /// Requests in flight
+    #[arg(long, env = "THALWEG_IN_FLIGHT", value_name = "N", default_value_t = 1)]
+    pub in_flight: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct UnaryBench {
+    #[command(flatten)]
+    pub common: Common,
+    /// When a record counts as written
+    #[arg(long, env = "THALWEG_ACKS", value_name = "0|1|all", value_parser = acks, default_value = "1")]
+    pub acks: Acks,
+    /// Callers at the same time
+    #[arg(long, env = "THALWEG_CALLERS", value_name = "N", default_value_t = 64)]
+    pub callers: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct LimitsBench {
+    /// The folder to write to
+    #[arg(long, env = "THALWEG_SCRATCH_DIR", value_name = "DIR", default_value = ".")]
+    pub scratch_dir: std::path::PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct SuiteBench {
+    #[command(flatten)]
+    pub limits: LimitsBench,
+    /// Seconds for each case
+    #[arg(long, env = "THALWEG_SECONDS", value_name = "S", default_value_t = 5.0)]
+    pub seconds: f64,
+}

@@ -1,0 +1,148 @@
+//! Requests on one stream: the time to the acknowledgement, and to a reader that waits.
+
+use super::args::LatencyBench;
+use super::report::{CpuMeter, Report, Samples};
+use super::{BenchTopic, Until};
+use crate::error::CliError;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+use thalweg_client::{Acks, Client, ReaderConfig, Start};
+use thalweg_core::batch::{BatchBuilder, ProducerStamp};
+use thalweg_core::compression::Compression;
+use thalweg_core::{Offset, PartitionId};
+use tokio::sync::mpsc;
+
+/// Requests a second with one in flight, if nothing else is said.
+const DEFAULT_RATE: f64 = 1000.0;
+/// Requests in flight at most.
+const MAX_IN_FLIGHT: usize = 4096;
+/// How long the reader may lag behind the last acknowledgement.
+const READER_GRACE: Duration = Duration::from_secs(5);
+
+/// Runs the case on a topic of its own, or on the one that is named.
+pub async fn run(client: &Client, args: &LatencyBench) -> Result<Report, CliError> {
+    if args.acks == Acks::None {
+        return Err(CliError::usage("--acks 0 has no acknowledgement to wait for: give 1 or all"));
+    }
+    if args.in_flight == 0 || args.in_flight > MAX_IN_FLIGHT {
+        return Err(CliError::usage(format_args!("--in-flight must be between 1 and {MAX_IN_FLIGHT}")));
+    }
+    let topic = BenchTopic::open(client, &args.common).await?;
+    let report = measure(client, args, &topic.name).await;
+    topic.close().await?;
+    report
+}
+
+/// Runs the case on a topic: partition 0, one record a batch.
+pub async fn measure(client: &Client, args: &LatencyBench, topic: &str) -> Result<Report, CliError> {
+    let until = args.common.until()?;
+    let value = args.common.value()?;
+    let rate = args.rate.or((args.in_flight == 1).then_some(DEFAULT_RATE));
+    let batch = {
+        let mut builder = BatchBuilder::new(Compression::None, value.len() + 1024);
+        builder.append(crate::time::now(), None, Some(&value), &[]);
+        builder.finish(ProducerStamp::NONE)
+    };
+    let partition = PartitionId(0);
+    let reader = (args.in_flight == 1).then(|| Reader::start(client, topic, partition));
+    let reader = match reader {
+        Some(starting) => Some(starting.await?),
+        None => None,
+    };
+    let fresh = client.fresh().await.map_err(CliError::failed)?;
+    let mut stream = fresh.produce_stream(topic, partition, args.acks).await.map_err(CliError::failed)?;
+    let admin = client.admin();
+    let meter = CpuMeter::start(&admin).await?;
+    let start = Instant::now();
+    let mut pending: VecDeque<Instant> = VecDeque::with_capacity(args.in_flight);
+    let mut sent_at: Vec<(Offset, Instant)> = Vec::new();
+    let mut samples = Samples::default();
+    let (mut sent, mut acknowledged) = (0u64, 0u64);
+    loop {
+        let more = match until {
+            Until::Records(records) => sent < records,
+            Until::Elapsed(time) => start.elapsed() < time,
+        };
+        if more && pending.len() < args.in_flight {
+            if let Some(rate) = rate {
+                let due = start + Duration::from_secs_f64(sent as f64 / rate);
+                if pending.is_empty() && due > Instant::now() {
+                    tokio::time::sleep_until(due.into()).await;
+                }
+            }
+            pending.push_back(Instant::now());
+            stream.send(batch.clone()).await.map_err(CliError::failed)?;
+            sent += 1;
+            continue;
+        }
+        let Some(begun) = pending.pop_front() else { break };
+        let ack = stream.next_ack().await.map_err(CliError::failed)?;
+        samples.add(begun.elapsed());
+        if reader.is_some() {
+            sent_at.push((ack.base_offset, begun));
+        }
+        acknowledged += 1;
+    }
+    let usage = meter.stop().await?;
+    let end_to_end = match reader {
+        Some(reader) => reader.finish(&sent_at).await?.percentiles(),
+        None => None,
+    };
+    Ok(Report {
+        case: "latency",
+        records: acknowledged,
+        bytes: acknowledged * value.len() as u64,
+        usage,
+        latency: samples.percentiles(),
+        end_to_end,
+        more: Vec::new(),
+    })
+}
+
+/// A reader that waits at the end of the partition and notes when each record came.
+struct Reader {
+    arrivals: mpsc::UnboundedReceiver<(Offset, Instant)>,
+    task: tokio::task::JoinHandle<Result<(), CliError>>,
+}
+
+impl Reader {
+    async fn start(client: &Client, topic: &str, partition: PartitionId) -> Result<Reader, CliError> {
+        let fresh = client.fresh().await.map_err(CliError::failed)?;
+        let mut reader = fresh.reader(ReaderConfig::default()).await.map_err(CliError::failed)?;
+        reader.assign(topic, partition, Start::Latest).await.map_err(CliError::failed)?;
+        // As long as the run: one small entry a record.
+        let (sender, arrivals) = mpsc::unbounded_channel();
+        let task = tokio::spawn(async move {
+            loop {
+                let chunk = reader.next().await.map_err(CliError::failed)?;
+                let now = Instant::now();
+                let mut offset = chunk.first_wanted;
+                while offset < chunk.next_offset {
+                    if sender.send((offset, now)).is_err() {
+                        return Ok(());
+                    }
+                    offset = offset.advance(1);
+                }
+            }
+        });
+        Ok(Reader { arrivals, task })
+    }
+
+    /// The times from sending to arrival.
+    async fn finish(mut self, sent_at: &[(Offset, Instant)]) -> Result<Samples, CliError> {
+        let mut samples = Samples::default();
+        let mut sent = sent_at.iter().peekable();
+        while sent.peek().is_some() {
+            let arrival = tokio::time::timeout(READER_GRACE, self.arrivals.recv()).await;
+            let Ok(Some((offset, at))) = arrival else {
+                self.task.abort();
+                return Err(CliError::failed("the reader did not get all that was acknowledged"));
+            };
+            if let Some((_, begun)) = sent.next_if(|(sent, _)| *sent == offset) {
+                samples.add(at.saturating_duration_since(*begun));
+            }
+        }
+        self.task.abort();
+        Ok(samples)
+    }
+}

@@ -1,0 +1,86 @@
+//! `thalweg dev`: the whole system in one process on one data folder. The same code as a cluster: one voter, one broker.
+
+use crate::args::{DevArgs, OutputFormat};
+use crate::error::CliError;
+use crate::output::print_line;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use thalweg_broker::{Broker, BrokerConfig, WallClock};
+use thalweg_controller::{Controller, ControllerConfig};
+use thalweg_core::{BrokerId, NodeId};
+use thalweg_log::storage::OsStorage;
+use thalweg_runtime::{LogFormat, Shutdown, init_logging, shutdown_on_signals};
+
+/// The one controller's id in the Raft group.
+const CONTROLLER_ID: NodeId = NodeId(1);
+/// The one broker's id.
+const BROKER_ID: BrokerId = BrokerId(0);
+
+/// Runs until SIGTERM or Ctrl-C.
+pub async fn run(args: DevArgs) -> Result<(), CliError> {
+    let format = match args.log_format {
+        OutputFormat::Text => LogFormat::Text,
+        OutputFormat::Json => LogFormat::Json,
+    };
+    let _log = init_logging(format, &args.log_level)
+        .map_err(|error| CliError::usage(format_args!("--log-level {:?}: {error}", args.log_level)))?;
+    if let Err(error) = thalweg_runtime::process::raise_nofile_limit() {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+    let shutdown = Shutdown::new();
+    shutdown_on_signals(&shutdown)
+        .map_err(|error| CliError::failed(format_args!("signals cannot be watched: {error}")))?;
+
+    // The controller outlives the broker, which tells it goodbye.
+    let controller_shutdown = Shutdown::new();
+    let controller = Controller::start(
+        ControllerConfig {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            ..ControllerConfig::new(CONTROLLER_ID, vec![CONTROLLER_ID], args.data_dir.join("controller"))
+        },
+        controller_shutdown.clone(),
+    )
+    .await
+    .map_err(CliError::failed)?;
+
+    let config = BrokerConfig {
+        listen: args.listen,
+        advertise: args.advertise.clone(),
+        ..BrokerConfig::new(
+            BROKER_ID,
+            vec![controller.listen_addr().to_string()],
+            vec![args.data_dir.join("logs")],
+        )
+    };
+    let started =
+        Broker::start(config, Arc::new(WallClock), Arc::new(OsStorage::new()), shutdown.clone()).await;
+    let result = match started {
+        Ok(broker) => {
+            let endpoint = broker.listen_addr();
+            print_line(&format!("ready on {endpoint}"))?;
+            print_line(&next_commands(endpoint))?;
+            // Either may die on its own; then the other is stopped too.
+            tokio::select! {
+                () = shutdown.triggered() => {}
+                () = controller_shutdown.triggered() => shutdown.trigger(),
+            }
+            broker.join().await.map_err(CliError::failed)
+        }
+        Err(error) => Err(CliError::failed(error)),
+    };
+    controller_shutdown.trigger();
+    let stopped = controller.join().await.map_err(CliError::failed);
+    result.and(stopped)
+}
+
+fn next_commands(endpoint: SocketAddr) -> String {
+    let bootstrap = if endpoint.port() == 9292 { String::new() } else { format!(" --bootstrap {endpoint}") };
+    format!(
+        "try, in another terminal:
+  thalweg{bootstrap} topic create events --partitions 3
+  thalweg{bootstrap} produce events README.md
+  thalweg{bootstrap} consume events --from-beginning
+  thalweg{bootstrap} topic describe events
+(thalweg is target/release/thalweg; Ctrl-C stops it and keeps the data)"
+    )
+}

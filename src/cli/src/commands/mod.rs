@@ -1,0 +1,36 @@
+//! One command a file.
+
+pub mod bench;
+pub mod cluster;
+pub mod completions;
+pub mod consume;
+pub mod dev;
+pub mod log;
+pub mod produce;
+pub mod topic;
+
+use crate::args::Global;
+use crate::error::CliError;
+use thalweg_client::{Client, ClientConfig, ClientError};
+
+/// Connects to the brokers that `--bootstrap` names.
+pub async fn connect(global: &Global) -> Result<Client, CliError> {
+    let mut config = ClientConfig::new(global.bootstrap.clone());
+    config.client_id = "thalweg-cli".to_owned();
+    Client::connect(config).await.map_err(|error| {
+        CliError::failed(error).with_hint(format!(
+            "is a broker running on {}? Start one with `thalweg dev`, or name another with --bootstrap",
+            global.bootstrap.join(",")
+        ))
+    })
+}
+
+/// A request's failure, with the hint that its code suggests.
+pub fn refused(error: ClientError, topic: Option<&str>) -> CliError {
+    let hint = error.code().and_then(|code| CliError::hint_for(code, topic));
+    let failed = CliError::failed(error);
+    match hint {
+        Some(hint) => failed.with_hint(hint),
+        None => failed,
+    }
+}
