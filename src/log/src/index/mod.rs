@@ -131,14 +131,15 @@ impl<E: IndexEntry> IndexFile<E> {
         Ok(())
     }
 
-    /// Stores the entries and makes them stable.
-    pub fn sync(&mut self, storage: &dyn Storage) -> io::Result<()> {
+    /// Stores the entries and makes them stable. Returns whether there was anything to sync.
+    pub fn sync(&mut self, storage: &dyn Storage) -> io::Result<bool> {
         self.store(storage)?;
-        if self.dirty {
+        let dirty = self.dirty;
+        if dirty {
             storage.open(&self.path, OpenMode::ReadWrite)?.sync_data()?;
             self.dirty = false;
         }
-        Ok(())
+        Ok(dirty)
     }
 
     /// Whether there are neither entries nor a file of this life.

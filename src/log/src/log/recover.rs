@@ -160,8 +160,11 @@ fn remove_from(
 /// Writes a rebuilt index. A full disk must not keep a log from opening, and the index is in memory anyway; but half an
 /// index must not be found at the next start, so then there is none.
 fn store_index(home: &Home, segment: &Segment, active: bool) {
-    let stored =
-        if active { segment.store_index() } else { segment.seal().and_then(|()| segment.sync_index()) };
+    let stored = if active {
+        segment.store_index()
+    } else {
+        segment.seal().and_then(|()| segment.sync_index()).map(drop)
+    };
     if let Err(err) = stored {
         tracing::warn!(partition = %home.partition, error = %err, "cannot store a rebuilt index");
         segment.discard_stored_index();

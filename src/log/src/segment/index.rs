@@ -113,13 +113,14 @@ impl SegmentIndex {
         if self.offsets.wants_store() { self.store(storage) } else { Ok(()) }
     }
 
-    pub fn sync(&mut self, storage: &dyn Storage) -> io::Result<()> {
+    /// Makes both files stable. Returns whether there was anything to sync.
+    pub fn sync(&mut self, storage: &dyn Storage) -> io::Result<bool> {
         // Nothing was ever noted: there need not be files.
         if self.since_entry == 0 && self.offsets.is_untouched() && self.times.is_untouched() {
-            return Ok(());
+            return Ok(false);
         }
-        self.offsets.sync(storage)?;
-        self.times.sync(storage)
+        let offsets = self.offsets.sync(storage)?;
+        Ok(self.times.sync(storage)? || offsets)
     }
 
     pub fn unmap(&mut self) {

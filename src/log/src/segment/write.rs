@@ -108,14 +108,14 @@ impl Segment {
         done.map_err(|err| StorageError::io("sync", &self.path(), err))
     }
 
-    /// Makes the indexes stable, for a segment that will not be scanned at recovery.
-    pub fn sync_index(&self) -> Result<(), StorageError> {
-        let mut guard = locked(&self.index);
-        match &mut *guard {
+    /// Makes the indexes stable, for a segment that will not be scanned at recovery. Returns whether there was anything to
+    /// sync.
+    pub fn sync_index(&self) -> Result<bool, StorageError> {
+        match &mut *locked(&self.index) {
             Some(index) => index
                 .sync(&*self.home.storage)
                 .map_err(|err| StorageError::io("sync the index of", &self.path(), err)),
-            None => Ok(()),
+            None => Ok(false),
         }
     }
 
