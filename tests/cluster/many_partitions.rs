@@ -7,13 +7,13 @@ const PARTITIONS: i32 = 1000;
 /// Far above what a release build takes; a leak of a buffer for each partition would still show.
 const MAX_RESIDENT: u64 = 512 << 20;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_thousand_partitions_are_created_and_serve_again_after_a_restart() {
     let mut dev = Dev::start();
     let before = dev.resident_bytes();
     let api = Api::connect(&dev).await;
     api.create_topic("wide", PARTITIONS, &[]).await;
-    let some: Vec<i32> = (0..PARTITIONS).step_by(111).chain([PARTITIONS - 1]).collect();
+    let some: Vec<i32> = (0..PARTITIONS).step_by(111).collect();
     for partition in &some {
         api.produce_values("wide", *partition, &["first", "second"]).await.unwrap();
     }

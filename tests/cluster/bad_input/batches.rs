@@ -22,7 +22,7 @@ fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
 
 /// What is wrong, and the bytes. The checksum is right unless it is what is wrong.
 fn malformed() -> Vec<(String, ErrorCode, Bytes)> {
-    use ErrorCode::{CorruptBatch, InvalidTimestamp, UnsupportedCompression};
+    use ErrorCode::{CorruptBatch, InvalidTimestamp, MessageTooLarge, UnsupportedCompression};
     let good = batch(&[b"one", b"two", b"three"]);
     let mut cases: Vec<(String, ErrorCode, Bytes)> = Vec::new();
     let mut case = |what: &str, code, bytes: Bytes| cases.push((what.to_owned(), code, bytes));
@@ -42,15 +42,18 @@ fn malformed() -> Vec<(String, ErrorCode, Bytes)> {
         let bytes = changed(|bytes| put(bytes, 8, &length.to_be_bytes()));
         case(&format!("a length of {length}"), CorruptBatch, bytes.into());
     }
-    for (count, delta) in
-        [(2, 1), (4, 3), (3, 5), (3, 1), (0, 0), (-1, 2), (i32::MAX, i32::MAX - 1), (i32::MIN, -1)]
-    {
+    for (count, delta) in [(2, 1), (4, 3), (3, 5), (3, 1), (0, 0), (-1, 2), (i32::MIN, -1)] {
         let bytes = changed(|bytes| {
             put(bytes, 23, &i32::to_be_bytes(delta));
             put(bytes, 57, &i32::to_be_bytes(count));
         });
         case(&format!("{count} records up to delta {delta} announced, 3 there"), CorruptBatch, reseal(bytes));
     }
+    let billions = changed(|bytes| {
+        put(bytes, 23, &i32::to_be_bytes(i32::MAX - 1));
+        put(bytes, 57, &i32::to_be_bytes(i32::MAX));
+    });
+    case("two billion records announced", MessageTooLarge, reseal(billions));
     case(
         "bytes behind the last record",
         CorruptBatch,
@@ -111,7 +114,7 @@ fn malformed() -> Vec<(String, ErrorCode, Bytes)> {
     cases
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn malformed_batches_are_refused_whole() {
     let mut dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -138,7 +141,7 @@ async fn malformed_batches_are_refused_whole() {
     assert_eq!(api.values("t", 0).await, expected);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn no_random_bytes_are_a_batch() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -181,7 +184,7 @@ async fn no_random_bytes_are_a_batch() {
     canary.sings(&api).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn requests_that_make_no_sense_name_the_field() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;

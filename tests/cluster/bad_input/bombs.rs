@@ -11,8 +11,11 @@ use thalweg_core::compression::Compression;
 use tonic::Code;
 
 const GIB: usize = 1 << 30;
-/// What the server may grow by while it refuses bombs: a few times what one batch may inflate to.
-const MAX_GROWTH: u64 = 256 << 20;
+/// Bombs that are thrown at once.
+const AT_ONCE: u64 = 4;
+/// What the server may grow by: for each bomb the 64 MiB that a batch may inflate to and as much for the buffers that this
+/// one grew out of, until the allocator gives them back. The bombs would be 4 GiB.
+const MAX_GROWTH: u64 = AT_ONCE * 2 * (64 << 20);
 
 /// Zeros that inflate to `size` bytes, without ever holding them.
 fn zeros(codec: Compression, size: usize) -> Vec<u8> {
@@ -71,7 +74,7 @@ async fn bombs_are_refused_within_bounded_memory() {
         let bytes = bomb(codec, &zeros(codec, size));
         println!("{codec}: {} bytes that inflate to {} MiB", bytes.len(), size >> 20);
         // Several at once, as from several attackers.
-        let calls: Vec<_> = (0..4)
+        let calls: Vec<_> = (0..AT_ONCE)
             .map(|_| {
                 let (api, bytes) = (api.clone(), bytes.clone());
                 tokio::spawn(async move { api.produce_batch("t", 0, bytes).await })

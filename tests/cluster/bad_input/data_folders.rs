@@ -31,7 +31,7 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_folder_in_use_is_refused() {
     let mut dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -43,7 +43,7 @@ async fn a_folder_in_use_is_refused() {
     canary.sings_after_a_kill(&mut dev).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_folder_of_another_cluster_is_refused() {
     let (mut mine, mut canary) = stopped().await;
     let (other, _) = stopped().await;
@@ -58,7 +58,7 @@ async fn a_folder_of_another_cluster_is_refused() {
     canary.sings(&Api::connect(&mine).await).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_folder_of_another_node_or_a_newer_format_is_refused() {
     let (mut dev, mut canary) = stopped().await;
     let path = dev.data_dir().join("logs").join("meta.properties");

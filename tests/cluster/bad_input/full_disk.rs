@@ -54,7 +54,7 @@ impl Drop for SmallDisk {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_full_disk_refuses_appends_and_recovers() {
     let mount_point = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(mount_point.path()) else { return };

@@ -6,7 +6,7 @@ use thalweg_proto::{Detail, v1};
 use tokio_stream::StreamExt;
 use tonic::Code;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_offset_out_of_range_comes_with_the_range() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -18,7 +18,7 @@ async fn an_offset_out_of_range_comes_with_the_range() {
         within("DeleteRecords", api.admin.clone().delete_records(request)).await.unwrap().into_inner();
     assert_eq!(answer.results[0].log_start_offset, 4);
 
-    for requested in [3, 0, -1, 11, i64::MAX, i64::MIN] {
+    for requested in [3, 0, 11, i64::MAX] {
         let range = Detail::OffsetRange {
             requested: Offset(requested),
             log_start: Offset(4),
@@ -44,6 +44,11 @@ async fn an_offset_out_of_range_comes_with_the_range() {
         };
         let error = refused(refusal, Code::OutOfRange, ErrorCode::OffsetOutOfRange);
         assert_eq!(error.detail, Some(range), "{error}");
+    }
+    for negative in [-1, i64::MIN] {
+        let error =
+            refused(api.fetch("t", 0, negative).await, Code::InvalidArgument, ErrorCode::InvalidRequest);
+        assert!(error.field.as_deref().is_some_and(|field| field.contains("offset")), "{error:?}");
     }
     for valid in [4, 9, 10] {
         let data = api.fetch("t", 0, valid).await.unwrap();

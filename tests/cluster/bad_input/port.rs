@@ -32,7 +32,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn random_bytes_on_the_port_harm_nobody() {
     let mut dev = Dev::start();
     let api = Api::connect(&dev).await;

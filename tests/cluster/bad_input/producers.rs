@@ -6,7 +6,7 @@ use thalweg_core::compression::Compression;
 use thalweg_core::{ErrorCode, ProducerEpoch, ProducerId, Sequence};
 use tonic::Code;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_sequence_gap_and_a_stale_epoch_are_refused() {
     let mut dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -55,7 +55,7 @@ async fn a_sequence_gap_and_a_stale_epoch_are_refused() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_batch_that_is_too_old_to_be_remembered_is_a_duplicate_without_an_offset() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -76,7 +76,7 @@ async fn a_batch_that_is_too_old_to_be_remembered_is_a_duplicate_without_an_offs
     assert_eq!(api.end_offset("t", 0).await, 8);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_epoch_that_was_never_given_is_no_way_in() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;

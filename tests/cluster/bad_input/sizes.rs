@@ -6,7 +6,7 @@ use thalweg_core::ErrorCode;
 use thalweg_proto::v1::{self, produce_request::Payload};
 use tonic::Code;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_is_over_max_message_bytes_is_refused() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -38,7 +38,7 @@ async fn what_is_over_max_message_bytes_is_refused() {
     canary.sings(&api).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_message_over_the_servers_own_limit_is_refused() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;

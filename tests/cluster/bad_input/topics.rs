@@ -6,7 +6,7 @@ use thalweg_core::ErrorCode;
 use thalweg_proto::v1;
 use tonic::Code;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn unknown_topics_and_partitions_are_not_found() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -69,7 +69,7 @@ async fn unknown_topics_and_partitions_are_not_found() {
     canary.sings(&api).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_a_topic_may_not_be_is_invalid_and_the_field_is_named() {
     let mut dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -132,7 +132,7 @@ async fn what_a_topic_may_not_be_is_invalid_and_the_field_is_named() {
     canary.sings_after_a_kill(&mut dev).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_name_is_taken_once() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -163,7 +163,7 @@ async fn a_name_is_taken_once() {
     canary.sings(&api).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn partitions_do_not_shrink() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -186,7 +186,7 @@ async fn partitions_do_not_shrink() {
     assert_eq!(api.values("t", 4).await, [b"in a new one"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn bad_configs_change_nothing() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;

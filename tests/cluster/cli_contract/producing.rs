@@ -46,8 +46,8 @@ fn keys_partitions_and_headers_are_kept() {
     let headers = ["--header", "from=test", "--header", "from=twice", "--header", "empty="];
     let args = ["produce", "t", "--partition", "1", "--key-separator", ":"];
     dev.cli(&args).args(headers).input("k:v:w\n:no key text\nno separator\n").run().ok();
-    let args = ["consume", "t", "--partition", "1", "--from-beginning", "--max-records", "3", "-f"];
-    let output = dev.cli(&args).args(["%p/%o %K:%k %S:%s %h\\n"]).run().ok();
+    let args = ["consume", "t", "--partition", "1", "--from-beginning", "--max-records", "3"];
+    let output = dev.cli(&args).args(["-f", "%p/%o %K:%k %S:%s %h\\n"]).run().ok();
     assert_eq!(
         output.text(),
         "1/0 1:k 3:v:w from=test,from=twice,empty=\n\

@@ -52,7 +52,7 @@ fn what_is_refused_is_exit_1_with_the_reason_and_what_to_do() {
     dev.cli(&["topic", "create", "t", "--partitions", "3"]).run().ok();
     let cases: [(&[&str], &[&str]); 14] = [
         (&["topic", "create", "t"], &["TOPIC_ALREADY_EXISTS", "hint: ", "thalweg topic describe t"]),
-        (&["topic", "create", "a/b"], &["a/b", "INVALID_TOPIC_NAME"]),
+        (&["topic", "create", "a/b"], &["INVALID_TOPIC_NAME", "a-z"]),
         (&["topic", "create", ".."], &["INVALID_TOPIC_NAME"]),
         (&["topic", "create", "n", "--partitions", "0"], &["INVALID_PARTITIONS"]),
         (&["topic", "create", "n", "--partitions", "-3"], &["INVALID_PARTITIONS"]),

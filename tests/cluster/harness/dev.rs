@@ -150,6 +150,8 @@ impl Dev {
         let stdout = read_lines(child.stdout.take().expect("standard output is piped"));
         self.running = Some(Running(child));
         let first = stdout.recv_timeout(START_TIMEOUT);
+        // Read to the end, so that the server never writes into a broken pipe.
+        thread::spawn(move || stdout.iter().for_each(drop));
         let text = first.as_ref().map(|line| String::from_utf8_lossy(line).into_owned());
         match text.as_deref().map(|line| line.strip_prefix("ready on ").map(str::parse)) {
             Ok(Some(Ok(addr))) => self.addr = addr,

@@ -81,11 +81,6 @@ impl Live {
         }
     }
 
-    /// Lines that wait, without waiting for more.
-    pub fn ready_lines(&mut self) -> Vec<Vec<u8>> {
-        self.lines.try_iter().collect()
-    }
-
     /// All lines up to the end of its output.
     pub fn rest_of_lines(&mut self) -> Vec<Vec<u8>> {
         let mut lines = Vec::new();

@@ -16,7 +16,7 @@ const SERVICES: [&str; 4] = [
     "thalweg.v1.ProducerService",
 ];
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn health_says_serving() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -30,7 +30,7 @@ async fn health_says_serving() {
     assert_eq!(within("Check", health.check(request)).await.unwrap_err().code(), tonic::Code::NotFound);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn reflection_lists_the_services_and_describes_them() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;

@@ -80,7 +80,7 @@ async fn numbered(api: &Api, topic: &str, count: usize) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn nothing_is_sent_beyond_the_credits() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -122,7 +122,7 @@ async fn nothing_is_sent_beyond_the_credits() {
     stream.close().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn byte_credits_end_too() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -145,7 +145,7 @@ async fn byte_credits_end_too() {
     stream.close().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn seeking_and_bad_partitions_leave_the_others_alone() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -181,7 +181,7 @@ async fn seeking_and_bad_partitions_leave_the_others_alone() {
     stream.close().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_stream_that_does_not_begin_with_start_is_refused() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;

@@ -4,7 +4,7 @@ use super::produce_stream::Stream;
 use crate::harness::{Api, Dev, stamped};
 use thalweg_proto::v1::{self, produce_request::Payload, produce_stream_ack::Outcome};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_duplicate_is_answered_with_the_first_offset() {
     let mut dev = Dev::start();
     let api = Api::connect(&dev).await;

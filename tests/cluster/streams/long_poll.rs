@@ -4,7 +4,7 @@ use crate::harness::{Api, Dev, fetch_request, within};
 use std::time::{Duration, Instant};
 use thalweg_proto::v1;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_fetch_answers_when_data_comes() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -27,7 +27,7 @@ async fn a_fetch_answers_when_data_comes() {
     assert_eq!(set.records[0].value.as_deref(), Some(&b"here"[..]));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_fetch_waits_for_min_bytes_and_ends_at_max_wait() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -55,7 +55,7 @@ async fn a_fetch_waits_for_min_bytes_and_ends_at_max_wait() {
     within("an answer at once", api.consumer.clone().fetch(at_once)).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn max_bytes_bounds_an_answer_but_never_to_nothing() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;

@@ -60,7 +60,7 @@ pub fn write(topic: &str, partition: i32, value: &str) -> v1::ProduceRequest {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn requests_are_appended_and_answered_in_order() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -93,7 +93,7 @@ async fn requests_are_appended_and_answered_in_order() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_refusal_does_not_end_the_stream() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -134,7 +134,7 @@ async fn a_refusal_does_not_end_the_stream() {
     assert_eq!(api.values("t", 0).await, [b"first".to_vec(), b"second".to_vec()]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn acks_none_is_not_answered_and_acks_leader_is() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -154,7 +154,7 @@ async fn acks_none_is_not_answered_and_acks_leader_is() {
     assert_eq!(api.values("t", 0).await, [b"0", b"1", b"2", b"3"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn plain_records_are_placed_by_key_and_their_places_told() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;

@@ -111,7 +111,7 @@ async fn sigterm_ends_all_streams_and_keeps_what_was_acknowledged() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_stop_when_nobody_is_there_is_clean_and_repeatable() {
     let mut dev = Dev::start();
     for _ in 0..3 {

@@ -33,7 +33,7 @@ fn expected(of: &[(i32, &[&str])]) -> BTreeMap<i32, Vec<String>> {
         .collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_topic_is_read_from_where_it_is_told() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
@@ -61,7 +61,7 @@ async fn a_topic_is_read_from_where_it_is_told() {
     assert_eq!(to_end(open(&api, at_end).await).await, BTreeMap::new());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_tail_goes_on_as_records_come() {
     let dev = Dev::start();
     let api = Api::connect(&dev).await;
