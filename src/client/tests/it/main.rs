@@ -1,5 +1,7 @@
 //! The client against a small leader in this process, which breaks in every way that a test asks for.
 
+#![allow(clippy::unwrap_used)] // helpers outside of test functions are tests too
+
 mod cluster;
 mod log;
 mod producing;
