@@ -121,6 +121,38 @@ async fn start(
     }
 
     let logs = open_logs(&config, &clock, storage, cluster_id.clone(), image).await?;
+    let opened = Opened { cluster_id, listener, listen, internal, internal_addr, link, metadata };
+    let joined = join_cluster(config, clock, Arc::clone(&logs), opened, supervisor, deadline).await;
+    if joined.is_err() {
+        // Nothing was written: the next start need not recover.
+        let _ = tokio::task::spawn_blocking(move || logs.close(None)).await;
+    }
+    joined
+}
+
+/// What a broker has before it joins its cluster.
+struct Opened {
+    cluster_id: ClusterId,
+    listener: TcpListener,
+    listen: SocketAddr,
+    internal: Option<TcpListener>,
+    internal_addr: SocketAddr,
+    link: Arc<ControllerLink>,
+    metadata: Arc<MetadataStore>,
+}
+
+async fn join_cluster(
+    config: BrokerConfig,
+    clock: Arc<dyn Clock>,
+    logs: Arc<LogManager>,
+    opened: Opened,
+    supervisor: &Supervisor,
+    deadline: Instant,
+) -> Result<BrokerHandle, StartError> {
+    let Opened { cluster_id, listener, listen, internal, internal_addr, link, metadata } = opened;
+    let shutdown = supervisor.shutdown().clone();
+    let no_metadata =
+        || StartError::NoMetadata { controllers: config.controllers.clone(), within: config.intervals.start };
     let replicas = Arc::new(ReplicaManager::new(config.node_id, Arc::clone(&logs)));
     let who = Introduction {
         node_id: config.node_id,

@@ -28,6 +28,7 @@ impl Heartbeats {
         let mut beat = tokio::time::interval(self.link.intervals().heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut fenced = true;
+        let mut soon = self.link.intervals().retry_first;
         loop {
             tokio::select! {
                 _ = beat.tick() => {}
@@ -45,7 +46,10 @@ impl Heartbeats {
                     }
                     if fenced {
                         // It waits for the metadata to be applied here; the next beat that says so lets it in.
-                        beat.reset_after(self.link.intervals().retry_first);
+                        beat.reset_after(soon);
+                        soon = (soon * 2).min(self.link.intervals().heartbeat);
+                    } else {
+                        soon = self.link.intervals().retry_first;
                     }
                 }
                 Err(error)

@@ -5,14 +5,13 @@ use crate::node::Node;
 use crate::refusal;
 use thalweg_core::{ErrorCode, Offset};
 use thalweg_proto::{ApiError, v1};
-use thalweg_runtime::RequestDeadline;
 use tokio::time::Instant;
 
-/// Serves one call. `deadline` is the caller's, if it named one.
+/// Serves one call. `deadline` is when the answer must leave, if the call has one.
 pub async fn produce(
     node: &Node,
     request: v1::ProduceRequest,
-    deadline: Option<RequestDeadline>,
+    deadline: Option<Instant>,
 ) -> Result<v1::ProduceResponse, ApiError> {
     let Some(_charge) = node.in_flight.try_charge(payload_bytes(&request)) else {
         return Err(ApiError::new(
@@ -34,7 +33,7 @@ pub async fn produce(
         return accepted.answer(timed_out);
     }
     let until = Instant::now() + accepted.timeout;
-    let until = deadline.map_or(until, |deadline| until.min(deadline.0));
+    let until = deadline.map_or(until, |deadline| until.min(deadline));
     tokio::select! {
         () = settle(&accepted) => accepted.answer(timed_out),
         () = tokio::time::sleep_until(until) => accepted.answer(timed_out),

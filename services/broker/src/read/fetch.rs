@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use thalweg_core::{ErrorCode, Offset};
 use thalweg_proto::{ApiError, v1};
-use thalweg_runtime::RequestDeadline;
 use tokio::time::Instant;
 
 /// Partitions in one request.
@@ -17,14 +16,12 @@ pub const MAX_PARTITIONS: usize = 10_000;
 const DEFAULT_MAX_WAIT_MS: u32 = 500;
 /// The longest wait a request may ask for, in milliseconds.
 const MAX_WAIT_MS: u32 = 300_000;
-/// How long before the caller's deadline the answer leaves, so that it arrives.
-const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
 
-/// Serves one call. `deadline` is the caller's, if it named one.
+/// Serves one call. `deadline` is when the answer must leave, if the call has one.
 pub async fn fetch(
     node: &Node,
     request: v1::FetchRequest,
-    deadline: Option<RequestDeadline>,
+    deadline: Option<Instant>,
 ) -> Result<v1::FetchResponse, ApiError> {
     let plan = Plan::of(node, &request)?;
     let alone = request.partitions.len() == 1;
@@ -39,7 +36,7 @@ pub async fn fetch(
     poll.read_all(node);
     if !poll.is_enough() && !plan.max_wait.is_zero() {
         let until = Instant::now() + plan.max_wait;
-        let until = deadline.map_or(until, |d| until.min(d.0.checked_sub(DEADLINE_MARGIN).unwrap_or(d.0)));
+        let until = deadline.map_or(until, |deadline| until.min(deadline));
         poll.wait(node, until).await;
     }
     poll.answer(alone)

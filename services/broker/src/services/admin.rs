@@ -14,14 +14,10 @@ use tonic::{Request, Response, Status};
 
 pub struct Admin(pub Arc<Node>);
 
-/// How long before the caller's deadline the answer leaves, so that it arrives.
-const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
-
 impl Admin {
     fn until<T>(&self, request: &Request<T>) -> Instant {
         let most = Instant::now() + self.0.config.intervals.metadata_wait;
-        let margin = |deadline: Instant| deadline.checked_sub(DEADLINE_MARGIN).unwrap_or(deadline);
-        deadline(request).map_or(most, |deadline| most.min(margin(deadline.0)))
+        deadline(request).map_or(most, |deadline| most.min(deadline))
     }
 
     /// Waits until the partitions on this broker stand for that version, so that the caller can go on here at once.

@@ -12,6 +12,7 @@ use thalweg_proto::v1::cluster_service_server::ClusterService;
 use thalweg_proto::{ApiError, v1};
 use thalweg_runtime::process::process_stats;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 pub struct Cluster(pub Arc<Node>);
@@ -24,7 +25,8 @@ impl ClusterService for Cluster {
     ) -> Result<Response<v1::DescribeClusterResponse>, Status> {
         let node = &self.0;
         let within = node.config.intervals.controller_call;
-        let within = deadline(&request).map_or(within, |deadline| within.min(deadline.remaining()));
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        let within = deadline(&request).map_or(within, |deadline| within.min(left(deadline)));
         let mut answer = describe::cluster(&node.metadata.image());
         match node.controller.describe_quorum(within).await {
             Ok(quorum) => {

@@ -9,12 +9,14 @@ mod too_large;
 use crate::node::Node;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use thalweg_proto::v1::{
     admin_service_server::AdminServiceServer, cluster_service_server::ClusterServiceServer,
     consumer_service_server::ConsumerServiceServer, producer_service_server::ProducerServiceServer,
 };
 use thalweg_runtime::server::BuildError;
 use thalweg_runtime::{GrpcServer, RequestDeadline, ServerConfig};
+use tokio::time::Instant;
 use tonic::{Request, Status};
 use too_large::TooLarge;
 
@@ -51,6 +53,11 @@ pub fn internal(config: &ServerConfig) -> Result<GrpcServer, BuildError> {
     GrpcServer::builder("broker-internal").config(config.clone()).build()
 }
 
-fn deadline<T>(request: &Request<T>) -> Option<RequestDeadline> {
-    request.extensions().get::<RequestDeadline>().copied()
+/// How long before the caller's deadline an answer leaves, so that it arrives.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
+
+/// When the answer must leave, if the call has a deadline.
+fn deadline<T>(request: &Request<T>) -> Option<Instant> {
+    let deadline = request.extensions().get::<RequestDeadline>()?.0;
+    Some(deadline.checked_sub(DEADLINE_MARGIN).unwrap_or(deadline))
 }

@@ -6,6 +6,7 @@ use crate::produce;
 use std::sync::Arc;
 use thalweg_proto::v1;
 use thalweg_proto::v1::producer_service_server::ProducerService;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 pub struct Producer(pub Arc<Node>);
@@ -35,7 +36,9 @@ impl ProducerService for Producer {
         request: Request<v1::InitProducerRequest>,
     ) -> Result<Response<v1::InitProducerResponse>, Status> {
         let node = &self.0;
-        let within = deadline(&request).map_or(node.config.intervals.metadata_wait, |d| d.remaining());
+        let within = node.config.intervals.metadata_wait;
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        let within = deadline(&request).map_or(within, |deadline| within.min(left(deadline)));
         let answer = node
             .producer_ids
             .init(&node.controller, node.config.node_id, within, request.into_inner())

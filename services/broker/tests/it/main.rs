@@ -1,6 +1,6 @@
 //! A broker over the wire, with the real log and the real metadata machine behind it. The controllers are played by one fake
 //! that applies commands without Raft.
-
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking; helpers outside of #[test] functions too")]
 mod admin;
 mod controller;
 mod fetch;

@@ -56,7 +56,7 @@ async fn acks_say_what_was_reached() {
     cluster.topic("t", 1, &[]).await;
     cluster.storage.close_gate();
     let leader = cluster.produce(produce_batch("t", 0, batch(&["a"]), v1::Acks::Leader)).await.unwrap();
-    assert_eq!(leader.results[0].durability.unwrap().fsynced, false);
+    assert!(!leader.results[0].durability.unwrap().fsynced);
     let none = cluster.produce(produce_batch("t", 0, batch(&["b"]), v1::Acks::None)).await.unwrap();
     assert_eq!((none.results[0].base_offset, none.results[0].durability), (-1, None));
     // Not below the high watermark yet, so nobody sees them.
