@@ -145,4 +145,7 @@ pub struct SuiteBench {
     /// Seconds for each case
     #[arg(long, env = "THALWEG_SECONDS", value_name = "S", default_value_t = 5.0)]
     pub seconds: f64,
+    /// A shell command to run before each case, for example one that makes the page cache resident
+    #[arg(long, env = "THALWEG_BEFORE_EACH", value_name = "COMMAND")]
+    pub before_each: Option<String>,
 }

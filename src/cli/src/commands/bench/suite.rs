@@ -19,6 +19,7 @@ struct Suite<'a> {
     global: &'a Global,
     client: Client,
     seconds: f64,
+    before_each: Option<&'a str>,
     results: Vec<Value>,
 }
 
@@ -26,13 +27,20 @@ struct Suite<'a> {
 pub async fn run(global: &Global, args: &SuiteBench) -> Result<(), CliError> {
     let client = connect(global).await?;
     let dir = args.limits.scratch_dir.clone();
+    let mut suite = Suite {
+        global,
+        client,
+        seconds: args.seconds,
+        before_each: args.before_each.as_deref(),
+        results: Vec::new(),
+    };
+    suite.prepare().await?;
     let limits = tokio::task::spawn_blocking(move || limits::measure(&dir))
         .await
         .map_err(|error| CliError::failed(format_args!("the measurement of limits died: {error}")))??;
     if global.output == OutputFormat::Text {
         print_line(&limits.text())?;
     }
-    let mut suite = Suite { global, client, seconds: args.seconds, results: Vec::new() };
     suite.run(&limits).await?;
     if global.output == OutputFormat::Json {
         print_json(&json!({"limits": limits.json(), "cases": suite.results}))?;
@@ -84,6 +92,21 @@ impl Suite<'_> {
         self.ratio("empty unary call", ratio, 0.6)
     }
 
+    /// Brings the machine into the state that each case shall find.
+    async fn prepare(&self) -> Result<(), CliError> {
+        let Some(command) = self.before_each else { return Ok(()) };
+        let status = tokio::process::Command::new("sh").arg("-c").arg(command).status().await;
+        match status {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => {
+                Err(CliError::failed(format_args!("--before-each {command:?} ended with {status}")))
+            }
+            Err(error) => {
+                Err(CliError::failed(format_args!("--before-each {command:?} cannot run: {error}")))
+            }
+        }
+    }
+
     fn common(&self, record_size: usize, cached: bool) -> Common {
         Common {
             topic: None,
@@ -107,6 +130,7 @@ impl Suite<'_> {
             in_flight: 5,
             producers: 1,
         };
+        self.prepare().await?;
         let report = produce::run(&self.client, &args).await?;
         self.show(name, &report)?;
         Ok(report)
@@ -121,6 +145,7 @@ impl Suite<'_> {
         in_flight: usize,
     ) -> Result<Report, CliError> {
         let args = LatencyBench { common: self.common(record_size, cached), acks, rate: None, in_flight };
+        self.prepare().await?;
         let report = latency::run(&self.client, &args).await?;
         self.show(name, &report)?;
         Ok(report)
@@ -131,6 +156,7 @@ impl Suite<'_> {
         common.seconds = None;
         common.records = Some(FETCH_RECORDS);
         let mut args = FetchBench { common, compression: Compression::None, decode: false, skip_crc: false };
+        self.prepare().await?;
         let topic = BenchTopic::open(&self.client, &args.common).await?;
         fetch::measure(&self.client, &args, &topic).await?;
         // What was just written is read again and again for the time of a case.
