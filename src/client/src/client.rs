@@ -7,6 +7,7 @@ use crate::proto::cluster_service_client::ClusterServiceClient;
 use crate::reader::{PartitionReader, ReaderConfig};
 use crate::{Admin, ClientConfig, ClientError, ConfigError, proto};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use thalweg_core::{ErrorCode, PartitionId};
 use thalweg_proto::ApiError;
 
@@ -24,6 +25,9 @@ struct Inner {
     bootstrap: Vec<Arc<str>>,
     channels: Channels,
     metadata: MetadataCache,
+    /// The broker that control calls begin with, as a place in the list. By chance at first, so that many clients do not
+    /// all ask the same one; then it stays, because that broker knows what this client has changed.
+    turn: AtomicUsize,
 }
 
 impl Client {
@@ -55,7 +59,8 @@ impl Client {
         let bootstrap = config.bootstrap.iter().map(|endpoint| Arc::from(endpoint.as_str())).collect();
         let limit = config.connect_timeout;
         let metadata = MetadataCache::default();
-        let client = Client { inner: Arc::new(Inner { config, bootstrap, channels, metadata }) };
+        let turn = AtomicUsize::new(rand::random_range(0..1 << 16));
+        let client = Client { inner: Arc::new(Inner { config, bootstrap, channels, metadata, turn }) };
         let cluster = client
             .call_within(limit, |channel| async move {
                 let mut service =
@@ -167,7 +172,16 @@ impl Client {
                 endpoints.push(Arc::clone(endpoint));
             }
         }
+        if !endpoints.is_empty() {
+            let first = self.inner.turn.load(Ordering::Relaxed) % endpoints.len();
+            endpoints.rotate_left(first);
+        }
         endpoints
+    }
+
+    /// The broker that control calls begin with does not answer: the next one's turn.
+    pub(crate) fn next_turn(&self) {
+        self.inner.turn.fetch_add(1, Ordering::Relaxed);
     }
 }
 

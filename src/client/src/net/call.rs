@@ -62,7 +62,10 @@ impl Client {
                 match ApiError::from_status(&status) {
                     Some(error) if worth_a_retry(&error) => last = Some(Failure::Answer(error)),
                     Some(error) => return Err(error.into()),
-                    None if transient(&status) => last = Some(Failure::Transport(describe(&status))),
+                    None if transient(&status) => {
+                        self.next_turn();
+                        last = Some(Failure::Transport(describe(&status)));
+                    }
                     None => return Err(ClientError::Transport(Arc::new(status))),
                 }
                 if Instant::now() >= deadline {

@@ -72,7 +72,7 @@ impl Dispatcher {
             let now = Instant::now();
             self.take_in(now);
             if shared.take_pressure() {
-                shared.topics.push_all();
+                shared.topics.urge_all();
             }
             self.expire(now);
             self.begin_refresh(now);

@@ -22,7 +22,10 @@ pub(crate) struct Lane {
     pub(crate) last_failure: Option<(Arc<str>, Option<ErrorCode>)>,
     /// What the dispatcher does before it routes the lane again.
     pub(crate) rest: Rest,
+    /// It stands among those that the sender looks at next.
     pub(crate) in_ready: bool,
+    /// It has a timer. A newer batch's linger ends later: it is looked at then anyway.
+    pub(crate) in_lingering: bool,
 }
 
 /// Why a lane is at the dispatcher.
@@ -37,7 +40,15 @@ pub(crate) struct Rest {
 impl Lane {
     pub(crate) fn new(queue: Arc<PartitionQueue>, identity: Option<Identity>, backoff: Backoff) -> Lane {
         let rest = Rest::default();
-        Lane { queue, window: Window::new(identity), backoff, last_failure: None, rest, in_ready: false }
+        Lane {
+            queue,
+            window: Window::new(identity),
+            backoff,
+            last_failure: None,
+            rest,
+            in_ready: false,
+            in_lingering: false,
+        }
     }
 
     pub(crate) fn failed(&mut self, why: impl Into<Arc<str>>, code: Option<ErrorCode>) {

@@ -16,6 +16,7 @@ mod inbox;
 mod interceptor;
 mod lane;
 mod memory;
+mod outcome;
 mod partitioner;
 mod queue;
 mod record;
@@ -73,7 +74,7 @@ impl Producer {
     /// Failures are told by the deliveries, not here.
     pub async fn flush(&self) -> Result<(), SendError> {
         let shared = self.shared();
-        shared.topics.push_all();
+        shared.topics.urge_all();
         for batch in shared.tracker.snapshot() {
             batch.finished().await;
         }
@@ -99,6 +100,6 @@ impl Producer {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.closing.cancel();
-        self.shared.topics.push_all();
+        self.shared.topics.urge_all();
     }
 }

@@ -42,6 +42,8 @@ struct OpenBatch {
     builder: BatchBuilder,
     state: Arc<BatchState>,
     created: Instant,
+    /// Somebody waits for it or for its memory: it goes as soon as it may, and takes records until then.
+    urgent: bool,
     reserved: Reserved,
     tracked: Tracked,
 }
@@ -137,18 +139,25 @@ impl QueueState {
         now: Instant,
     ) {
         self.close_open();
-        self.open = Some(OpenBatch { builder, state, created: now, reserved, tracked });
+        self.open = Some(OpenBatch { builder, state, created: now, urgent: false, reserved, tracked });
     }
 
-    /// Makes the open batch ready. Says whether something is ready.
-    pub(crate) fn close_open(&mut self) -> bool {
+    /// Lets the open batch go though its linger has not passed. Says whether there is anything to send.
+    pub(crate) fn urge(&mut self) -> bool {
+        if let Some(open) = &mut self.open {
+            open.urgent = true;
+        }
+        !self.is_empty()
+    }
+
+    /// Makes the open batch ready.
+    fn close_open(&mut self) {
         if let Some(open) = self.open.take()
             && !open.builder.is_empty()
         {
-            let OpenBatch { builder, state, created, reserved, tracked } = open;
+            let OpenBatch { builder, state, created, reserved, tracked, .. } = open;
             self.ready.push_back(Batch::new(builder, state, created, reserved, tracked));
         }
-        !self.ready.is_empty()
     }
 
     /// Makes the open batch ready if it has reached `size` bytes: no record would fit any more.
@@ -163,11 +172,11 @@ impl QueueState {
         if self.ready.is_empty() {
             let Some(open) = &self.open else { return Drained::Empty };
             let due = open.created + linger;
-            if due > now {
+            if due > now && !open.urgent {
                 return Drained::Wait(due);
             }
             // Without linger, what is in flight is the time to collect in.
-            if linger.is_zero() && !quiet {
+            if linger.is_zero() && !quiet && !open.urgent {
                 return Drained::Busy;
             }
             self.close_open();

@@ -82,6 +82,36 @@ fn without_linger_what_is_in_flight_is_waited_for() {
 }
 
 #[test]
+fn an_urgent_batch_goes_at_once_and_takes_records_until_then() {
+    let fixture = Fixture::new();
+    assert!(!fixture.queue.lock().urge());
+    fixture.append(b"a", fixture.at(0)).unwrap();
+    assert!(fixture.queue.lock().urge());
+    fixture.append(b"b", fixture.at(0)).unwrap();
+    let drained = fixture.queue.lock().drain(fixture.at(0), Duration::ZERO, false);
+    let Drained::Batch(mut batch) = drained else { panic!("it is urgent") };
+    assert_eq!(values(&mut batch), [b"a", b"b"]);
+    fixture.append(b"c", fixture.at(0)).unwrap();
+    assert!(matches!(fixture.drain(fixture.at(0), true), Drained::Wait(_)), "the next one is not");
+}
+
+#[test]
+fn the_end_of_the_task_that_has_a_partition_is_seen() {
+    let fixture = Fixture::new();
+    let backoff = crate::net::Backoff::new(LINGER, LINGER);
+    let mut lane = crate::producer::lane::Lane::new(Arc::clone(&fixture.queue), None, backoff);
+    let sent = fixture.append(&[1; 300], fixture.at(0)).unwrap();
+    let Drained::Batch(batch) = fixture.drain(fixture.at(9), true) else { panic!("its time has come") };
+    lane.window.send_new(batch, None);
+    let waiting = fixture.append(&[2; 300], fixture.at(0)).unwrap();
+    drop(lane);
+    for delivery in [sent, waiting] {
+        assert!(matches!(delivery.try_outcome(), Some(Err(DeliveryError::SenderGone))));
+    }
+    assert!(fixture.append(b"b", fixture.at(0)).is_none());
+}
+
+#[test]
 fn a_full_batch_goes_at_once_and_a_large_record_alone() {
     let fixture = Fixture::new();
     fixture.append(&[1; 200], fixture.at(0)).unwrap();

@@ -9,7 +9,6 @@ use super::inbox::{Home, Inbox};
 use super::lane::{Lane, Rest};
 use super::queue::Drained;
 use super::shared::Shared;
-use super::window::{Answer, Verdict};
 use crate::ClientError;
 use crate::error::describe;
 use crate::metadata::Leader;
@@ -19,11 +18,12 @@ use crate::proto::{ProduceStreamAck, ProduceStreamResponse};
 use crate::raw::{ProduceLink, REQUEST_OVERHEAD, append_time, only_result, request};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use thalweg_core::{ErrorCode, Offset, Retriable};
-use thalweg_proto::{ApiError, Detail};
+use thalweg_core::{ErrorCode, Offset};
+use thalweg_proto::ApiError;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -44,8 +44,8 @@ pub(crate) struct Sender {
     free: Vec<u32>,
     /// Slots to look at, each once.
     ready: VecDeque<u32>,
-    /// Slots whose open batch waits for its linger, oldest first.
-    lingering: VecDeque<(Instant, u32)>,
+    /// Slots whose open batch waits for its linger, each at most once, the first to be due on top.
+    lingering: BinaryHeap<Reverse<(Instant, u32)>>,
     /// What was sent and not answered, in order.
     sent: VecDeque<Sent>,
     sent_bytes: usize,
@@ -75,7 +75,7 @@ impl Sender {
             lanes: Vec::new(),
             free: Vec::new(),
             ready: VecDeque::new(),
-            lingering: VecDeque::new(),
+            lingering: BinaryHeap::new(),
             sent: VecDeque::new(),
             sent_bytes: 0,
             next_correlation: 0,
@@ -119,7 +119,10 @@ impl Sender {
             if self.sent.front().is_some_and(|sent| now > sent.at + answer_limit) {
                 return End::Broken("no answer came in time".to_owned(), Some(ErrorCode::RequestTimedOut));
             }
-            let wake = self.lingering.front().map_or(self.next_expiry, |(due, _)| self.next_expiry.min(*due));
+            let wake = self
+                .lingering
+                .peek()
+                .map_or(self.next_expiry, |Reverse((due, _))| self.next_expiry.min(*due));
             tokio::select! {
                 biased;
                 message = link.answers.message() => {
@@ -149,14 +152,18 @@ impl Sender {
             });
             lane.set_home(Home::At { inbox: Arc::clone(&self.inbox), slot, signalled: false });
             lane.in_ready = false;
+            lane.in_lingering = false;
             self.lanes[slot as usize] = Some(lane);
             self.make_ready(slot);
         }
         for slot in signals {
             self.make_ready(slot);
         }
-        while let Some((_, slot)) = self.lingering.front().copied().filter(|(due, _)| *due <= now) {
-            self.lingering.pop_front();
+        while self.lingering.peek().is_some_and(|Reverse((due, _))| *due <= now) {
+            let Some(Reverse((_, slot))) = self.lingering.pop() else { break };
+            if let Some(Some(lane)) = self.lanes.get_mut(slot as usize) {
+                lane.in_lingering = false;
+            }
             self.make_ready(slot);
         }
         if self.next_expiry <= now {
@@ -189,8 +196,10 @@ impl Sender {
             let Some(lane) = self.lanes[slot as usize].as_mut() else { continue };
             lane.in_ready = false;
             let next = next_batch(lane, &self.shared, now);
-            if let Drained::Wait(due) = next {
-                self.lingering.push_back((due, slot));
+            if let Drained::Wait(due) = next
+                && !std::mem::replace(&mut lane.in_lingering, true)
+            {
+                self.lingering.push(Reverse((due, slot)));
             }
             let Drained::Batch(bytes) = next else { continue };
             let size = bytes.len() + REQUEST_OVERHEAD + lane.queue.topic.as_str().len();
@@ -343,65 +352,6 @@ async fn why_closed(link: &mut ProduceLink) -> End {
     match tokio::time::timeout(ANSWER_GRACE, link.answers.message()).await {
         Ok(Err(status)) => End::from_error(&status.into()),
         _ => End::Broken("the stream was closed".to_owned(), None),
-    }
-}
-
-// === impl Lane ===
-
-impl Lane {
-    /// The oldest batch in flight is written.
-    fn deliver(&mut self, written: Written) {
-        if let Verdict::Settled(mut batch) = self.window.answer(Answer::Written) {
-            batch.delivered(written);
-        }
-    }
-
-    /// The oldest batch in flight was refused.
-    fn refused(&mut self, error: ApiError, shared: &Shared) {
-        tracing::debug!(topic = %self.queue.topic, partition = %self.queue.partition, %error, "batch refused");
-        self.failed(format!("the last answer: {error}"), Some(error.code));
-        let answer = match error.code {
-            // It was written long ago; only its offset is forgotten.
-            ErrorCode::DuplicateSequence => {
-                return self.deliver(Written::UNKNOWN);
-            }
-            ErrorCode::OutOfOrderSequence
-            | ErrorCode::UnknownProducerId
-            | ErrorCode::InvalidProducerEpoch
-                if shared.config.idempotent() =>
-            {
-                Answer::Sequence
-            }
-            ErrorCode::MessageTooLarge => {
-                if let Some(mut batch) = self.window.replace(Batch::split_if_many) {
-                    batch.fail(DeliveryError::Refused(Arc::new(error)));
-                }
-                return;
-            }
-            _ if error.retriable() == Retriable::No => Answer::Fatal,
-            _ => Answer::Retry,
-        };
-        self.rest.pause |= answer == Answer::Retry;
-        if error.retriable() == Retriable::AfterRefresh {
-            self.rest.refresh = !self.follow(&error, shared);
-        }
-        match self.window.answer(answer) {
-            Verdict::Settled(mut batch) => batch.fail(DeliveryError::Refused(Arc::new(error))),
-            Verdict::Repeated(mut batch) => batch.delivered(Written::UNKNOWN),
-            Verdict::Kept => {}
-        }
-    }
-
-    /// Follows the answer to the leader that it names, if it does. The first time at once.
-    fn follow(&mut self, error: &ApiError, shared: &Shared) -> bool {
-        let Some(Detail::NotLeader { leader, endpoint, epoch }) = &error.detail else { return false };
-        let (topic, partition) = (self.queue.topic.as_str(), self.queue.partition);
-        let followed = shared.client.cache().follow(topic, partition, *leader, endpoint, *epoch);
-        if followed && self.backoff.is_fresh() {
-            self.backoff.next_pause();
-            self.rest.pause = false;
-        }
-        followed
     }
 }
 

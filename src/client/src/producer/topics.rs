@@ -86,12 +86,12 @@ impl Topics {
         self.all.load().keys().cloned().collect()
     }
 
-    /// Makes every open batch ready and tells its sender.
-    pub(crate) fn push_all(&self) {
+    /// Lets every open batch go at once.
+    pub(crate) fn urge_all(&self) {
         for topic in self.all.load().values() {
             for queue in &topic.queues {
                 let mut state = queue.lock();
-                if state.close_open() {
+                if state.urge() {
                     state.home.signal();
                 }
             }

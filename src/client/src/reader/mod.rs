@@ -15,7 +15,7 @@ use crate::net::Backoff;
 use crate::{ClientError, ConfigError, Isolation, Start};
 use assignments::{Accepted, Assignments, Fate, Key};
 use link::Link;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -307,8 +307,14 @@ impl PartitionReader {
             let (client, isolation) = (self.client.clone(), self.config.isolation);
             self.search = Some(Box::pin(async move {
                 let mut found = Vec::with_capacity(wanted.len());
+                // Each topic's metadata is fetched once, however many of its partitions lost their leader.
+                let mut refreshed = HashSet::new();
                 for (key, fate) in wanted {
-                    let outcome = find(&client, &key, fate, isolation).await;
+                    let stale = fate == Fate::Refresh && !refreshed.contains(&key.0);
+                    let outcome = find(&client, &key, fate, stale, isolation).await;
+                    if stale && outcome.is_ok() {
+                        refreshed.insert(key.0.clone());
+                    }
                     found.push((key, outcome));
                 }
                 found
@@ -365,9 +371,15 @@ impl PartitionReader {
 }
 
 /// A partition's leader, and where to go on if its position was outside the log.
-async fn find(client: &Client, key: &Key, fate: Fate, isolation: Isolation) -> Result<Found, ClientError> {
+async fn find(
+    client: &Client,
+    key: &Key,
+    fate: Fate,
+    stale: bool,
+    isolation: Isolation,
+) -> Result<Found, ClientError> {
     let (topic, partition) = (key.0.as_str(), key.1);
-    if fate == Fate::Refresh {
+    if stale {
         client.refresh(topic).await?;
     }
     let reset = match fate {
