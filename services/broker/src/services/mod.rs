@@ -3,10 +3,12 @@
 mod admin;
 mod cluster;
 mod consumer;
+mod fetch_body;
 mod producer;
 mod too_large;
 
 use crate::node::Node;
+use fetch_body::FetchBodies;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,8 @@ type Answers<T> = Pin<Box<dyn futures_util::Stream<Item = Result<T, Status>> + S
 /// The public port's services, with health and reflection.
 pub fn public(node: &Arc<Node>) -> Result<GrpcServer, BuildError> {
     let most = node.config.limits.max_request_bytes;
+    let consumer = Arc::new(consumer::Consumer(Arc::clone(node)));
+    let consumers = ConsumerServiceServer::from_arc(Arc::clone(&consumer)).max_decoding_message_size(most);
     GrpcServer::builder("broker")
         .config(node.config.server.clone())
         .descriptors(thalweg_proto::FILE_DESCRIPTOR_SET)
@@ -33,10 +37,7 @@ pub fn public(node: &Arc<Node>) -> Result<GrpcServer, BuildError> {
             ProducerServiceServer::new(producer::Producer(Arc::clone(node))).max_decoding_message_size(most),
             most,
         ))
-        .service(TooLarge::new(
-            ConsumerServiceServer::new(consumer::Consumer(Arc::clone(node))).max_decoding_message_size(most),
-            most,
-        ))
+        .service(TooLarge::new(FetchBodies::new(consumers, consumer, most), most))
         .service(TooLarge::new(
             AdminServiceServer::new(admin::Admin(Arc::clone(node))).max_decoding_message_size(most),
             most,
