@@ -69,7 +69,7 @@ pub enum BrokerError {
     CloseTimedOut(Duration),
 }
 
-/// How [`serve`] failed.
+/// How [`serve`](super::serve) failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// At the start.

@@ -2,6 +2,8 @@
 
 use crate::harness::*;
 use futures_util::FutureExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use thalweg_core::ErrorCode;
 use thalweg_proto::v1;
@@ -124,6 +126,7 @@ async fn a_timeout_on_a_stream_is_one_refused_request() {
 async fn backpressure_bounds_what_is_in_flight() {
     const BATCH: usize = 256 * 1024;
     const LIMIT: usize = 1024 * 1024;
+    const COUNT: u64 = 64;
     // Small windows, so that the transport itself holds little.
     let cluster = Cluster::start_with(|config| {
         config.limits.stream_in_flight_bytes = LIMIT;
@@ -135,24 +138,38 @@ async fn backpressure_bounds_what_is_in_flight() {
     cluster.storage.close_gate();
     let (mut stream, opened) = Stream::open(&cluster).await;
     assert_eq!(opened.max_in_flight_bytes, LIMIT as u64);
-    let value = "x".repeat(BATCH);
-    let mut sent = 0;
-    // The client is stopped long before it has sent all.
-    while sent < 64 {
-        let send = stream.send(produce_batch("t", 0, batch(&[&value]), v1::Acks::All));
-        if tokio::time::timeout(Duration::from_millis(300), send).await.is_err() {
-            break;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let requests = stream.requests.take().unwrap();
+    let sender = tokio::spawn({
+        let sent = Arc::clone(&sent);
+        async move {
+            let sent_batch = batch(&[&"x".repeat(BATCH)]);
+            for correlation_id in 0..COUNT {
+                let produce = Some(produce_batch("t", 0, sent_batch.clone(), v1::Acks::All));
+                requests.send(v1::ProduceStreamRequest { correlation_id, produce }).await.unwrap();
+                sent.fetch_add(1, Ordering::SeqCst);
+            }
         }
-        sent += 1;
+    });
+    let in_flight = || async {
+        let request = v1::DescribeBrokerRequest {};
+        let broker = cluster.cluster().describe_broker(request).await.unwrap().into_inner();
+        broker.in_flight_bytes as usize
+    };
+    while in_flight().await < LIMIT {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    // Time enough for more, if nothing held it back.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(in_flight().await <= LIMIT + 2 * BATCH, "{} in flight", in_flight().await);
     // In flight, on the way in the transport's buffers, and in the client's channel.
-    assert!((LIMIT / BATCH..=LIMIT / BATCH + 8).contains(&sent), "{sent} sent");
-    let broker = cluster.cluster().describe_broker(v1::DescribeBrokerRequest {}).await.unwrap().into_inner();
-    assert!(broker.in_flight_bytes as usize <= LIMIT + 2 * BATCH, "{}", broker.in_flight_bytes);
+    let count = sent.load(Ordering::SeqCst);
+    assert!(count <= LIMIT / BATCH + 8, "{count} sent");
     cluster.storage.open_gate();
-    for n in 0..sent {
-        assert_eq!(stream.ack().await.1, Ok(n as i64));
+    for n in 0..COUNT {
+        assert_eq!(stream.ack().await, (n, Ok(n as i64)));
     }
+    sender.await.unwrap();
 }
 
 #[tokio::test]
