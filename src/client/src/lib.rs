@@ -48,7 +48,7 @@ pub use producer::{
     TypedProducer, serializers,
 };
 pub use raw::{RawAck, RawProduceStream};
-pub use reader::{Chunk, ChunkRecords, OffsetReset, PartitionReader, ReadError, ReaderConfig};
+pub use reader::{Chunk, ChunkRecords, ChunkTopic, OffsetReset, PartitionReader, ReadError, ReaderConfig};
 pub use thalweg_core::batch::{Header, RecordView};
 pub use thalweg_core::compression::Compression;
 /// The messages of the API, package `thalweg.v1`.

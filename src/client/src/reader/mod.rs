@@ -5,7 +5,7 @@ mod chunk;
 mod error;
 mod link;
 
-pub use chunk::{Chunk, ChunkRecords};
+pub use chunk::{Chunk, ChunkRecords, ChunkTopic};
 pub use error::ReadError;
 
 use crate::admin::resolve;
