@@ -273,6 +273,7 @@ impl Sender {
         match outcome {
             Ok(result) => {
                 lane.backoff.reset();
+                lane.last_failure = None;
                 lane.deliver(Written {
                     base_offset: Offset(result.base_offset),
                     append_time: append_time(result.log_append_time_ms),

@@ -157,7 +157,12 @@ async fn time_runs_out_with_a_reason() {
     cluster.lock().faults.clear();
     let next = producer.send(ProducerRecord::new(TOPIC).value(b"in time")).await.unwrap();
     next.await.unwrap();
-    assert_eq!(cluster.lock().logs[0].values(), [b"in time"]);
+    // The first may have been on its way when its time ran out; it is never written behind the second.
+    let written = cluster.lock().logs[0].values();
+    assert!(
+        written == [b"in time".to_vec()] || written == [b"late".to_vec(), b"in time".to_vec()],
+        "{written:?}"
+    );
 }
 
 #[tokio::test]
