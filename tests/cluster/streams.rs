@@ -1,5 +1,6 @@
 //! The streams of the API, the long poll, health and reflection.
 
+mod backpressure;
 mod discovery;
 mod fetch_stream;
 mod idempotence;

@@ -1,5 +1,6 @@
 //! The shutdown as a state machine may poll it for each message: cheap, and without allocation after the first.
 
+use futures_util::FutureExt;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -23,6 +24,11 @@ impl Stopping {
             self.triggered.as_mut().await;
             self.done = true;
         }
+    }
+
+    /// Whether the broker was told to stop, without waiting: for a stream that has always something to do.
+    pub fn has_come(&mut self) -> bool {
+        self.done || self.wait().now_or_never().is_some()
     }
 }
 

@@ -183,7 +183,7 @@ pub enum OpenError {
     #[error("data directories must be named, each once")]
     NoDirs,
     /// `meta.properties` names another cluster or node, or a newer version.
-    #[error("the data directory {} cannot be used: {source}", dir.display())]
+    #[error("the data directory {} cannot be used: meta.properties: {source}", dir.display())]
     Foreign {
         /// The data directory.
         dir: PathBuf,

@@ -1,6 +1,6 @@
 //! Every flag is an environment variable too, and the flag wins.
 
-use crate::harness::{Cli, Dev, Live};
+use crate::harness::{Cli, Dev};
 
 #[test]
 fn flags_come_from_the_environment() {
@@ -35,28 +35,4 @@ fn flags_come_from_the_environment() {
     let output = run(&["topic", "list", "-o", "text"], &[("THALWEG_OUTPUT", "json")], "").ok();
     assert_eq!(output.text(), "t\n", "the flag wins");
     run(&["produce", "t"], &[("THALWEG_ACKS", "7")], "").misused(&["--acks"]);
-}
-
-#[test]
-fn dev_listens_and_stores_where_the_environment_says() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("from the environment");
-    let vars = [("THALWEG_DATA_DIR", data.to_str().unwrap()), ("THALWEG_LISTEN", "127.0.0.1:0")];
-    let mut dev = Live::start_with_env(&["dev"], &vars);
-    let ready = String::from_utf8(dev.line()).unwrap();
-    let addr = ready.strip_prefix("ready on ").unwrap_or_else(|| panic!("{ready}")).to_owned();
-    let next = String::from_utf8(dev.line()).unwrap();
-    assert!(next.contains("try"), "the next commands to try: {next}");
-    let commands: Vec<String> =
-        std::iter::repeat_with(|| String::from_utf8(dev.line()).unwrap()).take(3).collect();
-    for (line, command) in commands.iter().zip(["topic create", "produce", "consume"]) {
-        assert!(line.contains(command) && line.contains(&addr), "{line}");
-    }
-    Cli::new(&["topic", "create", "t", "--bootstrap", &addr]).run().ok();
-    assert!(data.join("logs").join("t-0").is_dir());
-
-    // Ctrl-C, as a shell sends it.
-    dev.signal(rustix::process::Signal::INT);
-    let status = dev.wait();
-    assert!(status.success(), "{status}: {}", dev.stderr_text());
 }

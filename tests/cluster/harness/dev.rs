@@ -5,9 +5,9 @@ use super::live::read_lines;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -49,6 +49,28 @@ impl Dev {
     pub fn start_with(home: TempDir, data_dir: PathBuf) -> Dev {
         let mut dev = Dev { running: None, addr: ([127, 0, 0, 1], 0).into(), home, data_dir };
         dev.launch(dev.addr);
+        dev
+    }
+
+    /// Starts one whose standard output is a pipe that nobody reads.
+    pub fn start_unread() -> Dev {
+        let home = tempfile::tempdir().unwrap();
+        let data_dir = home.path().join("data");
+        // Nobody can tell which port it took: find a free one for it.
+        let addr = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
+        let mut dev = Dev { running: None, addr, home, data_dir };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        dev.spawn(addr, writer.into());
+        let deadline = Instant::now() + START_TIMEOUT;
+        while TcpStream::connect(addr).is_err() {
+            assert!(
+                dev.is_running() && Instant::now() < deadline,
+                "it does not serve: {}",
+                dev.stderr_tail()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
         dev
     }
 
@@ -141,25 +163,31 @@ impl Dev {
     }
 
     fn launch(&mut self, listen: SocketAddr) {
-        assert!(self.running.is_none(), "it runs already");
-        let stderr = OpenOptions::new().create(true).append(true).open(self.stderr_path()).unwrap();
-        let mut command = program();
-        command.arg("dev").arg("--data-dir").arg(&self.data_dir).args(["--listen", &listen.to_string()]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let stdout = read_lines(child.stdout.take().expect("standard output is piped"));
-        self.running = Some(Running(child));
+        let stdout = self.spawn(listen, Stdio::piped()).take().expect("standard output is piped");
+        let stdout = read_lines(stdout);
         let first = stdout.recv_timeout(START_TIMEOUT);
-        // Read to the end, so that the server never writes into a broken pipe.
+        // Read to the end: what it prints later must find a reader.
         thread::spawn(move || stdout.iter().for_each(drop));
         let text = first.as_ref().map(|line| String::from_utf8_lossy(line).into_owned());
         match text.as_deref().map(|line| line.strip_prefix("ready on ").map(str::parse)) {
             Ok(Some(Ok(addr))) => self.addr = addr,
-            other => panic!(
-                "expected `ready on HOST:PORT`, got {other:?}; standard error:\n{}",
-                self.stderr_tail()
-            ),
+            other => {
+                panic!(
+                    "expected `ready on HOST:PORT`, got {other:?}; standard error:\n{}",
+                    self.stderr_tail()
+                )
+            }
         }
+    }
+
+    fn spawn(&mut self, listen: SocketAddr, stdout: Stdio) -> &mut Option<ChildStdout> {
+        assert!(self.running.is_none(), "it runs already");
+        let stderr = OpenOptions::new().create(true).append(true).open(self.stderr_path()).unwrap();
+        let mut command = program();
+        command.arg("dev").arg("--data-dir").arg(&self.data_dir).args(["--listen", &listen.to_string()]);
+        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        &mut self.running.insert(Running(child)).0.stdout
     }
 }
 

@@ -2,11 +2,15 @@
 
 use super::fetch_stream;
 use super::produce_stream::{self, write};
-use crate::harness::{Api, Dev, dump_verify_all, fetch_request, within};
+use crate::harness::{Api, Dev, batch, dump_verify_all, fetch_request, within};
+use std::time::Duration;
 use thalweg_core::ErrorCode;
 use thalweg_proto::ApiError;
 use thalweg_proto::v1::{self, produce_stream_ack::Outcome, produce_stream_response::Event};
 use tonic::{Code, Status};
+
+/// The pace of a reader that the server is always ahead of.
+const SLOWLY: Duration = Duration::from_millis(5);
 
 /// How a stream may end that the server ends: cleanly, or with a status that says to go elsewhere.
 fn check_end(what: &str, end: Result<(), Status>) {
@@ -109,6 +113,48 @@ async fn sigterm_ends_all_streams_and_keeps_what_was_acknowledged() {
     for (n, value) in values.iter().enumerate() {
         assert_eq!(value, n.to_string().as_bytes());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_with_a_long_way_to_go_are_stopped_on_their_way() {
+    const BATCHES: usize = 300;
+    const BATCH: usize = 100_000;
+    let mut dev = Dev::start();
+    let api = Api::connect(&dev).await;
+    api.create_topic("t", 1, &[("write.caching", "true")]).await;
+    for _ in 0..BATCHES {
+        api.produce_batch("t", 0, batch(&[&[b'x'; BATCH]])).await.unwrap();
+    }
+    let mut reader = fetch_stream::Stream::open(&api, v1::RecordFormat::Batches).await;
+    reader.credit(u64::MAX / 2, None).await;
+    reader.assign("t", 0, 0, 1).await;
+    let tail =
+        v1::TailRequest { topic: "t".into(), start: v1::TailStart::Earliest.into(), ..Default::default() };
+    let other = Api::connect(&dev).await;
+    let mut tail = within("Tail", other.consumer.clone().tail(tail)).await.unwrap().into_inner();
+    reader.next().await;
+    within("a message", tail.message()).await.unwrap();
+    dev.terminate();
+
+    let (mut chunks, mut records) = (1, 1);
+    while let Ok(Some(_)) = within("data or the end", reader.answers.message()).await {
+        chunks += 1;
+        tokio::time::sleep(SLOWLY).await;
+    }
+    while let Ok(Some(message)) = within("data or the end", tail.message()).await {
+        records += message.records.len();
+        tokio::time::sleep(SLOWLY).await;
+    }
+    println!("{chunks} chunks and {records} records were on their way");
+    assert!(
+        chunks < BATCHES && records < BATCHES,
+        "{chunks} chunks, {records} records of {BATCHES}: all were sent"
+    );
+    drop((reader, tail, api, other));
+    let status = dev.wait();
+    assert!(status.success(), "{status}: {}", dev.stderr_tail());
+    let log = dev.stderr_tail();
+    assert!(!log.contains("cut connections"), "they ended by themselves: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

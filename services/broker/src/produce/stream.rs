@@ -137,6 +137,11 @@ where
         let room = self.node.in_flight.has_room();
         tokio::select! {
             biased;
+            // First, or a producer in full swing would never let it have its turn.
+            () = self.stopping.wait(), if open => {
+                self.last_call = Some(Instant::now() + self.node.config.intervals.answer_grace);
+                self.stage = Stage::Draining(Err(refusal::shutting_down().to_status()));
+            }
             () = self.session.marked(), if waiting => {
                 self.marked.clear();
                 self.session.take_ready(&mut self.marked);
@@ -144,10 +149,6 @@ where
             }
             () = self.timer.as_mut(), if waiting && self.armed.is_some() => self.armed = None,
             message = self.inbound.next(), if wanted && room => self.take_in(message),
-            () = self.stopping.wait(), if open => {
-                self.last_call = Some(Instant::now() + self.node.config.intervals.answer_grace);
-                self.stage = Stage::Draining(Err(refusal::shutting_down().to_status()));
-            }
             () = self.node.in_flight.room(), if wanted && !room => {}
         }
     }

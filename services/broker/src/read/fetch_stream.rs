@@ -95,6 +95,11 @@ where
             if matches!(self.stage, Stage::Done) {
                 return None;
             }
+            // Asked each time: a reader with a long way to go may never come to wait.
+            if self.stopping.has_come() {
+                self.stage = Stage::Done;
+                return Some(Err(refusal::shutting_down().to_status()));
+            }
             if let Some(refused) = self.refused.pop_front() {
                 return Some(Ok(refused));
             }
@@ -149,12 +154,13 @@ where
         };
         let message = tokio::select! {
             biased;
-            message = self.inbound.next() => message,
-            () = marked => return Ok(()),
+            // First, so that neither a client that sends on and on nor new data keeps it from its turn.
             () = self.stopping.wait() => {
                 self.stage = Stage::Done;
                 return Err(refusal::shutting_down().to_status());
             }
+            message = self.inbound.next() => message,
+            () = marked => return Ok(()),
         };
         self.command(message)
     }

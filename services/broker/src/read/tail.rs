@@ -145,6 +145,11 @@ impl Tail {
             if self.done || finished || self.left == 0 {
                 return None;
             }
+            // Asked each time: a reader with a long way to go may never come to wait.
+            if self.stopping.has_come() {
+                self.done = true;
+                return Some(Err(refusal::shutting_down()));
+            }
             let amount =
                 Amount { max_bytes: CHUNK_BYTES, whole_first: true, max_records: self.left, until: None };
             match self.reader.next_turn(&self.node, amount) {

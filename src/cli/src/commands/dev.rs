@@ -57,8 +57,12 @@ pub async fn run(args: DevArgs) -> Result<(), CliError> {
     let result = match started {
         Ok(broker) => {
             let endpoint = broker.listen_addr();
-            print_line(&format!("ready on {endpoint}"))?;
-            print_line(&next_commands(endpoint))?;
+            for line in [format!("ready on {endpoint}"), next_commands(endpoint)] {
+                // Nobody reads it: no reason to stop serving, and none to leave without the clean stop below.
+                if let Err(error) = print_line(&line) {
+                    tracing::debug!(%error, "standard output is closed");
+                }
+            }
             // Either may die on its own; then the other is stopped too.
             tokio::select! {
                 () = shutdown.triggered() => {}
