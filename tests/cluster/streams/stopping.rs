@@ -16,7 +16,10 @@ const SLOWLY: Duration = Duration::from_millis(5);
 fn check_end(what: &str, end: Result<(), Status>) {
     let Err(status) = end else { return };
     println!("{what} ended with {:?}: {}", status.code(), status.message());
-    assert!(matches!(status.code(), Code::Unavailable | Code::Cancelled), "{what}: {status:?}");
+    // What a client still sends when the server hangs up makes the kernel reset the connection, and that may overtake the
+    // server's last words.
+    let overtaken = status.code() == Code::Unknown && status.message().contains("error reading a body");
+    assert!(overtaken || matches!(status.code(), Code::Unavailable | Code::Cancelled), "{what}: {status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -104,6 +107,8 @@ async fn sigterm_ends_all_streams_and_keeps_what_was_acknowledged() {
     let status = dev.wait();
     assert!(status.success(), "{status}: {}", dev.stderr_tail());
     println!("{acknowledged} acknowledged");
+    let log = dev.stderr_tail();
+    assert!(!log.contains("cut connections"), "the streams ended by themselves: {log}");
 
     dump_verify_all(dev.data_dir());
     dev.restart();
