@@ -26,7 +26,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    let result = runtime.block_on(run(cli));
+    // On a worker thread: the main one would have to be woken from another for every message.
+    let result = runtime.block_on(async { tokio::spawn(run(cli)).await });
+    let result =
+        result.unwrap_or_else(|died| Err(CliError::failed(format_args!("the command died: {died}"))));
     // A blocking read of standard input cannot be ended; do not wait for it.
     runtime.shutdown_background();
     match result {

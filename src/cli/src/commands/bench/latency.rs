@@ -6,7 +6,7 @@ use super::{BenchTopic, Until};
 use crate::error::CliError;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-use thalweg_client::{Acks, Client, ReaderConfig, Start};
+use thalweg_client::{Acks, Client, RawProduceStream, ReaderConfig, Start};
 use thalweg_core::batch::{BatchBuilder, ProducerStamp};
 use thalweg_core::compression::Compression;
 use thalweg_core::{Offset, PartitionId};
@@ -44,59 +44,81 @@ pub async fn measure(client: &Client, args: &LatencyBench, topic: &str) -> Resul
         builder.finish(ProducerStamp::NONE)
     };
     let partition = PartitionId(0);
-    let reader = (args.in_flight == 1).then(|| Reader::start(client, topic, partition));
-    let reader = match reader {
-        Some(starting) => Some(starting.await?),
-        None => None,
-    };
     let fresh = client.fresh().await.map_err(CliError::failed)?;
-    let mut stream = fresh.produce_stream(topic, partition, args.acks).await.map_err(CliError::failed)?;
+    let stream = fresh.produce_stream(topic, partition, args.acks).await.map_err(CliError::failed)?;
+    let mut load = Load { stream, batch, until, rate, in_flight: args.in_flight };
     let admin = client.admin();
     let meter = CpuMeter::start(&admin).await?;
-    let start = Instant::now();
-    let mut pending: VecDeque<Instant> = VecDeque::with_capacity(args.in_flight);
-    let mut sent_at: Vec<(Offset, Instant)> = Vec::new();
-    let mut samples = Samples::default();
-    let (mut sent, mut acknowledged) = (0u64, 0u64);
-    loop {
-        let more = match until {
-            Until::Records(records) => sent < records,
-            Until::Elapsed(time) => start.elapsed() < time,
-        };
-        if more && pending.len() < args.in_flight {
-            if let Some(rate) = rate {
-                let due = start + Duration::from_secs_f64(sent as f64 / rate);
-                if pending.is_empty() && due > Instant::now() {
-                    tokio::time::sleep_until(due.into()).await;
-                }
-            }
-            pending.push_back(Instant::now());
-            stream.send(batch.clone()).await.map_err(CliError::failed)?;
-            sent += 1;
-            continue;
-        }
-        let Some(begun) = pending.pop_front() else { break };
-        let ack = stream.next_ack().await.map_err(CliError::failed)?;
-        samples.add(begun.elapsed());
-        if reader.is_some() {
-            sent_at.push((ack.base_offset, begun));
-        }
-        acknowledged += 1;
-    }
+    let run = load.run().await?;
     let usage = meter.stop().await?;
-    let end_to_end = match reader {
-        Some(reader) => reader.finish(&sent_at).await?.percentiles(),
-        None => None,
+    // A second run, because a reader that is woken for each record costs the first one time of its own.
+    let end_to_end = if args.in_flight == 1 {
+        let reader = Reader::start(client, topic, partition).await?;
+        let run = load.run().await?;
+        reader.finish(&run.sent_at).await?.percentiles()
+    } else {
+        None
     };
     Ok(Report {
         case: "latency",
-        records: acknowledged,
-        bytes: acknowledged * value.len() as u64,
+        records: run.acknowledged,
+        bytes: run.acknowledged * value.len() as u64,
         usage,
-        latency: samples.percentiles(),
+        latency: run.samples.percentiles(),
         end_to_end,
         more: Vec::new(),
     })
+}
+
+/// Requests on one stream, so many in flight, at a rate.
+struct Load {
+    stream: RawProduceStream,
+    batch: bytes::Bytes,
+    until: Until,
+    rate: Option<f64>,
+    in_flight: usize,
+}
+
+/// What one run of a load gave.
+#[derive(Default)]
+struct Run {
+    acknowledged: u64,
+    samples: Samples,
+    /// When the record of each offset was sent; kept with one in flight.
+    sent_at: Vec<(Offset, Instant)>,
+}
+
+impl Load {
+    async fn run(&mut self) -> Result<Run, CliError> {
+        let start = Instant::now();
+        let mut pending: VecDeque<Instant> = VecDeque::with_capacity(self.in_flight);
+        let (mut run, mut sent) = (Run::default(), 0u64);
+        loop {
+            let more = match self.until {
+                Until::Records(records) => sent < records,
+                Until::Elapsed(time) => start.elapsed() < time,
+            };
+            if more && pending.len() < self.in_flight {
+                if let Some(rate) = self.rate {
+                    let due = start + Duration::from_secs_f64(sent as f64 / rate);
+                    if pending.is_empty() && due > Instant::now() {
+                        tokio::time::sleep_until(due.into()).await;
+                    }
+                }
+                pending.push_back(Instant::now());
+                self.stream.send(self.batch.clone()).await.map_err(CliError::failed)?;
+                sent += 1;
+                continue;
+            }
+            let Some(begun) = pending.pop_front() else { return Ok(run) };
+            let ack = self.stream.next_ack().await.map_err(CliError::failed)?;
+            run.samples.add(begun.elapsed());
+            if self.in_flight == 1 {
+                run.sent_at.push((ack.base_offset, begun));
+            }
+            run.acknowledged += 1;
+        }
+    }
 }
 
 /// A reader that waits at the end of the partition and notes when each record came.
