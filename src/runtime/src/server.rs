@@ -9,6 +9,7 @@ mod config;
 mod connection;
 mod grpc;
 mod health;
+mod linger;
 mod preface;
 mod routes;
 

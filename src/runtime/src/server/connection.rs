@@ -21,7 +21,7 @@ use tower::util::option_layer;
 use tower::{BoxError, Layer, Service};
 
 use super::preface::read_preface;
-use super::{Routes, ServerConfig};
+use super::{Routes, ServerConfig, linger};
 use crate::Shutdown;
 use crate::layers::deadline::DeadlineLayer;
 use crate::layers::panic::CatchPanicLayer;
@@ -85,31 +85,41 @@ pub(super) async fn serve(shared: Arc<Shared>, connection: Connection, number: u
         info: TcpConnectInfo { local_addr: local, remote_addr: remote },
     });
     let builder = http2(&shared.config);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), calls));
-    loop {
-        let event = tokio::select! {
-            biased;
-            ended = connection.as_mut() => {
-                // Peers go away in many ways; none of them is this server's trouble.
-                if let Err(error) = ended {
-                    tracing::debug!(?remote, %error, "connection failed");
+    let (io, returned) = linger::lend(io);
+    let ended = {
+        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), calls));
+        loop {
+            let event = tokio::select! {
+                biased;
+                ended = connection.as_mut() => break ended,
+                Some(event) = events.next() => event,
+            };
+            match event {
+                Event::Drain => connection.as_mut().graceful_shutdown(),
+                Event::Aged => {
+                    connection.as_mut().graceful_shutdown();
+                    let grace = shared.config.max_connection_age_grace;
+                    events.push(Box::pin(async move {
+                        sleep(grace).await;
+                        Event::Cut("it is past its age")
+                    }));
                 }
-                return;
+                Event::Cut(reason) => return tracing::debug!(?remote, reason, "connection cut"),
             }
-            Some(event) = events.next() => event,
-        };
-        match event {
-            Event::Drain => connection.as_mut().graceful_shutdown(),
-            Event::Aged => {
-                connection.as_mut().graceful_shutdown();
-                let grace = shared.config.max_connection_age_grace;
-                events.push(Box::pin(async move {
-                    sleep(grace).await;
-                    Event::Cut("it is past its age")
-                }));
-            }
-            Event::Cut(reason) => return tracing::debug!(?remote, reason, "connection cut"),
         }
+    };
+    match ended {
+        // The connection is dropped, so that its IO has come back.
+        Ok(()) => {
+            if let Ok(io) = returned.await {
+                tokio::select! {
+                    () = linger::close(io) => {}
+                    () = shared.cut.triggered() => {}
+                }
+            }
+        }
+        // Peers go away in many ways; none of them is this server's trouble.
+        Err(error) => tracing::debug!(?remote, %error, "connection failed"),
     }
 }
 
