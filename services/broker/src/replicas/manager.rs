@@ -200,8 +200,10 @@ impl ReplicaManager {
         clock: &dyn Clock,
     ) -> Replica {
         let tp = TopicPartition::new(topic.name.clone(), index);
-        match self.logs.get_or_create(&tp, Some(topic.id), config, clock.now()) {
+        match self.logs.get_or_create(&tp, Some(topic.id), config.clone(), clock.now()) {
             Ok(log) => {
+                // A log that was found on disk was opened before this topic's configuration was known for sure.
+                log.update_config(config);
                 tracing::debug!(partition = %tp, end = %log.log_end_offset(), "partition opened");
                 Replica::Serving(Partition::new(tp, topic.id, self.me, log, role))
             }

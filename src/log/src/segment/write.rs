@@ -34,7 +34,11 @@ impl Segment {
             let torn = file.set_len(size).is_err();
             self.reserved.store(size, Ordering::Relaxed);
             WriteFailure { error, torn }
-        })
+        })?;
+        // Once more behind the write: a flush that took the mark off in between may have synced without these bytes, and
+        // the flush that covers them must not find the segment clean.
+        self.dirty.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Notes batches that were just written, each with its position, and shows them to readers.
