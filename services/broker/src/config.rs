@@ -169,6 +169,8 @@ pub struct BrokerIntervals {
     pub heartbeat: Duration,
     /// Between two rounds of retention, time rolls, time flushes and checkpoints. Default 5 s.
     pub housekeeping: Duration,
+    /// Between two tries to open a log that could not be opened. Default 3 s.
+    pub reopen: Duration,
     /// A call to a controller. Default 5 s.
     pub controller_call: Duration,
     /// First pause after a controller could not be reached; it doubles. Default 50 ms.
@@ -193,6 +195,7 @@ impl Default for BrokerIntervals {
         BrokerIntervals {
             heartbeat: Duration::from_secs(2),
             housekeeping: Duration::from_secs(5),
+            reopen: Duration::from_secs(3),
             controller_call: Duration::from_secs(5),
             retry_first: Duration::from_millis(50),
             retry_most: Duration::from_secs(1),

@@ -179,7 +179,13 @@ async fn join_cluster(
     );
     supervisor.spawn_critical(
         "replicas",
-        follow_metadata(Arc::clone(&replicas), Arc::clone(&metadata), Arc::clone(&clock), shutdown.clone()),
+        follow_metadata(
+            Arc::clone(&replicas),
+            Arc::clone(&metadata),
+            Arc::clone(&clock),
+            config.intervals.reopen,
+            shutdown.clone(),
+        ),
     );
     supervisor.spawn_critical(
         "housekeeping",
@@ -252,21 +258,31 @@ async fn reconcile_first(
     .map_err(|_| StartError::Stopped)
 }
 
-/// Brings the partitions in line with each new image, one after the other; those that pile up meanwhile are one.
+/// Brings the partitions in line with each new image, one after the other; those that pile up meanwhile are one. In quiet
+/// times it tries the logs that could not be opened again.
 async fn follow_metadata(
     replicas: Arc<ReplicaManager>,
     metadata: Arc<MetadataStore>,
     clock: Arc<dyn Clock>,
+    reopen: Duration,
     shutdown: Shutdown,
 ) -> Result<(), tokio::task::JoinError> {
     let mut versions = metadata.watch();
     loop {
-        tokio::select! {
-            changed = versions.changed() => if changed.is_err() { return Ok(()) },
+        let image = tokio::select! {
+            changed = versions.changed() => match changed {
+                Ok(()) => Some(metadata.snapshot()),
+                Err(_) => return Ok(()),
+            },
+            () = tokio::time::sleep(reopen) => None,
             () = shutdown.triggered() => return Ok(()),
-        }
-        let (replicas, clock, image) = (Arc::clone(&replicas), Arc::clone(&clock), metadata.snapshot());
-        tokio::task::spawn_blocking(move || replicas.reconcile(&image, &*clock)).await?;
+        };
+        let (replicas, clock) = (Arc::clone(&replicas), Arc::clone(&clock));
+        let work = move || match image {
+            Some(image) => replicas.reconcile(&image, &*clock),
+            None => replicas.retry_failed(&*clock),
+        };
+        tokio::task::spawn_blocking(work).await?;
     }
 }
 

@@ -104,7 +104,7 @@ impl ReplicaManager {
     }
 
     /// Makes the partitions here what `image` says. Blocks for file I/O. A log that cannot be opened is reported by
-    /// [`find`](ReplicaManager::find), and tried again with the next image.
+    /// [`find`](ReplicaManager::find), and tried again with the next image or by [`retry_failed`](ReplicaManager::retry_failed).
     pub fn reconcile(&self, image: &Arc<MetadataImage>, clock: &dyn Clock) {
         let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
         if image.version() < applied.version() {
@@ -121,18 +121,36 @@ impl ReplicaManager {
         // First nobody finds them, then they go.
         self.table.store(Arc::new(table.clone()));
         gone.iter().for_each(|topic| self.delete(topic));
-        let failed = table.iter().filter(|(_, topic)| topic.has_failed()).map(|(name, _)| name.clone());
-        let retried: Vec<_> = failed.filter_map(|name| image.topic(name.as_str()).cloned()).collect();
+        let retried = failed(&table, image);
         for topic in changes.changed.iter().chain(&retried) {
-            let before = table.get(&topic.name).cloned();
-            match self.topic(topic, before.as_deref(), clock) {
-                Some(replicas) => table.insert(topic.name.clone(), Arc::new(replicas)),
-                None => table.remove(&topic.name),
-            };
+            self.take_in(&mut table, topic, clock);
         }
         self.table.store(Arc::new(table));
         *applied = Arc::clone(image);
         self.version.send_replace(image.version());
+    }
+
+    /// Tries once more to open the logs that could not be opened: the disk may have room again. Blocks for file I/O; does
+    /// nothing when there are none.
+    pub fn retry_failed(&self, clock: &dyn Clock) {
+        let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let retried = failed(&self.table.load(), &applied);
+        if retried.is_empty() {
+            return;
+        }
+        let mut table = Table::clone(&self.table.load());
+        for topic in &retried {
+            self.take_in(&mut table, topic, clock);
+        }
+        self.table.store(Arc::new(table));
+    }
+
+    fn take_in(&self, table: &mut Table, topic: &TopicImage, clock: &dyn Clock) {
+        let before = table.get(&topic.name).cloned();
+        match self.topic(topic, before.as_deref(), clock) {
+            Some(replicas) => table.insert(topic.name.clone(), Arc::new(replicas)),
+            None => table.remove(&topic.name),
+        };
     }
 
     /// Deletes the logs whose topic is gone, or is another one of the same name: what happened while the broker was down.
@@ -184,7 +202,18 @@ impl ReplicaManager {
                         }
                         Replica::Serving(partition)
                     }
-                    _ => self.open(topic, index, role, config.clone(), clock),
+                    known => {
+                        let opened = self.open(topic, index, role, config.clone(), clock);
+                        // Once is enough while the same error stays.
+                        match (&opened, &known) {
+                            (Replica::Failed(now), Some(Replica::Failed(before))) if now == before => {}
+                            (Replica::Failed(error), _) => {
+                                tracing::error!(topic = %topic.name, partition = %index, %error, "partition could not be opened");
+                            }
+                            _ => {}
+                        }
+                        opened
+                    }
                 })
             })
             .collect();
@@ -207,10 +236,7 @@ impl ReplicaManager {
                 tracing::debug!(partition = %tp, end = %log.log_end_offset(), "partition opened");
                 Replica::Serving(Partition::new(tp, topic.id, self.me, log, role))
             }
-            Err(error) => {
-                tracing::error!(partition = %tp, %error, "partition could not be opened");
-                Replica::Failed(refusal::open(&error))
-            }
+            Err(error) => Replica::Failed(refusal::open(&error)),
         }
     }
 
@@ -231,6 +257,12 @@ impl ReplicaManager {
             Err(error) => tracing::warn!(partition = %tp, %error, "partition could not be removed"),
         }
     }
+}
+
+/// The topics of which a log could not be opened.
+fn failed(table: &Table, image: &MetadataImage) -> Vec<Arc<TopicImage>> {
+    let failed = table.iter().filter(|(_, topic)| topic.has_failed());
+    failed.filter_map(|(name, _)| image.topic(name.as_str()).cloned()).collect()
 }
 
 impl TopicReplicas {

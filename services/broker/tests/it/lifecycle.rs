@@ -1,6 +1,7 @@
 //! Starts, stops and what survives them.
 
 use crate::harness::*;
+use std::time::Duration;
 use thalweg_broker::StartError;
 use thalweg_core::metadata::Command;
 use thalweg_core::metadata::command::{BrokerRef, DeleteTopic, TopicRef};
@@ -112,6 +113,24 @@ async fn without_controllers_the_start_fails_and_says_whom_it_asked() {
     let error = run(config, &storage, &Shutdown::new()).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::ControllerNotAvailable);
     assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_partition_that_could_not_be_opened_is_tried_again_without_a_change_of_metadata() {
+    let cluster = Cluster::start_with(|config| config.intervals.reopen = Duration::from_millis(20)).await;
+    cluster.storage.sim.set_capacity(Some(cluster.storage.sim.used_bytes()));
+    cluster.topic("t", 1, &[]).await;
+    let produce = || cluster.produce(produce_batch("t", 0, batch(&["a"]), v1::Acks::All));
+    assert_eq!(code(produce().await), ErrorCode::StorageError);
+    assert_eq!(cluster.broker.as_ref().unwrap().replicas().len(), 0);
+    cluster.storage.sim.set_capacity(None);
+    let opened = async {
+        while produce().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LONG, opened).await.unwrap();
+    assert_eq!(cluster.values("t", 0).await, [(0, "a".into())]);
 }
 
 #[tokio::test]
