@@ -91,8 +91,40 @@ impl Volume {
         };
         let entries: Vec<_> = self.logs().iter().map(entry).collect();
         if written.get(name) != Some(&entries) {
+            // After a failure the file may hold either content: it counts as unknown until a write succeeds.
+            written.remove(name);
             checkpoint::write(&*self.storage, &self.path.join(name), &entries)?;
             written.insert(name, entries);
+        }
+        Ok(())
+    }
+
+    /// Writes all three checkpoints; a failure is only a warning, as the next round writes them again.
+    pub fn try_write_checkpoints(&self) {
+        let all = [self.write_recovery_points(), self.write_log_starts(), self.write_high_watermarks()];
+        for err in all.into_iter().filter_map(Result::err) {
+            tracing::warn!(dir = %self.path.display(), error = %err, "cannot write a checkpoint yet");
+        }
+    }
+
+    /// Makes sure that no checkpoint on disk knows a partition whose log is not here: a new log of its name would take the
+    /// offsets for its own. Costs no I/O if the last writes succeeded.
+    pub fn forget_on_disk(&self, partition: &TopicPartition) -> Result<(), StateFileError> {
+        let is_known = |name| {
+            let written = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
+            // In the order of the registry, which is sorted.
+            written.get(name).is_none_or(|entries: &Vec<PartitionOffset>| {
+                entries.binary_search_by(|entry| entry.partition.cmp(partition)).is_ok()
+            })
+        };
+        if is_known(RECOVERY_POINT_CHECKPOINT) {
+            self.write_recovery_points()?;
+        }
+        if is_known(LOG_START_CHECKPOINT) {
+            self.write_log_starts()?;
+        }
+        if is_known(HIGH_WATERMARK_CHECKPOINT) {
+            self.write_high_watermarks()?;
         }
         Ok(())
     }

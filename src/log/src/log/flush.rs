@@ -144,9 +144,14 @@ impl Log {
         self.home.storage.sync_dir(dir).map_err(|err| StorageError::io("sync", dir, err))
     }
 
-    /// Takes no more appends and reads; the folder is about to be renamed.
-    pub(crate) fn mark_deleted(&self) {
+    /// Runs `rename`, which takes the folder away, while nothing is written or synced: what opens a file by its path must not
+    /// fail beside it. If it succeeds the log takes no more appends and reads; if it fails nothing has changed.
+    pub(crate) fn delete_with<E>(&self, rename: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let _maintenance = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
+        let _flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         let _appender = self.appender();
+        rename()?;
         self.set_life(Life::Deleted);
+        Ok(())
     }
 }

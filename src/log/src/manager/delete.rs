@@ -2,14 +2,19 @@
 
 use super::LogManager;
 use crate::error::StorageError;
-use std::path::PathBuf;
-use std::sync::{PoisonError, atomic::Ordering};
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{MutexGuard, PoisonError, atomic::Ordering};
 use thalweg_core::{Timestamp, TopicPartition};
 
 /// What stands behind the name of a deleted partition's folder.
 const SUFFIX: &str = "-delete";
 /// The longest file name, in bytes.
 const MAX_NAME: usize = 255;
+
+/// How long a removal that failed is left alone, in milliseconds.
+const RETRY_MS: i64 = 60_000;
 
 /// A renamed folder that waits for its removal.
 #[derive(Debug)]
@@ -40,31 +45,73 @@ fn doomed_name(partition: &TopicPartition, id: [u8; 16]) -> String {
 impl LogManager {
     /// Deletes a partition's log. It is gone for every caller when this returns, also after a crash; its files are removed
     /// by housekeeping after `file.delete.delay.ms`. Returns whether there was one.
+    ///
+    /// If the folder cannot be renamed the log stays as it was, and housekeeping tries again until the log is asked for
+    /// anew. If only the sync of the data directory fails the log is gone, but a crash may bring its folder back, under
+    /// its old topic id.
     pub fn delete(&self, partition: &TopicPartition) -> Result<bool, StorageError> {
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.delete_locked(partition)
+    }
+
+    /// [`LogManager::delete`], for a caller that holds the lock on changes.
+    pub(super) fn delete_locked(&self, partition: &TopicPartition) -> Result<bool, StorageError> {
         if self.closed.load(Ordering::Acquire) {
             return Err(StorageError::Closed { partition: partition.clone() });
         }
         let Some(log) = self.get(partition) else { return Ok(false) };
         let data_dir = log.data_dir();
         let Some(dir) = self.dirs.iter().find(|dir| dir.path() == data_dir) else { return Ok(false) };
-        log.mark_deleted();
+        // The name goes first: until it is gone a restart, or a new topic of the name, would find the old records.
+        let renamed = log
+            .delete_with(|| self.doom(&data_dir, &log.dir(), partition, log.config().file_delete_delay_ms));
+        if let Err(err) = renamed {
+            self.undeleted().insert(partition.clone());
+            return Err(err);
+        }
+        self.undeleted().remove(partition);
         self.map_mut().remove(partition);
         dir.volume.forget(partition);
-        // A later log of the same name must not find this one's offsets in the checkpoints.
-        dir.volume.write_recovery_points()?;
-        dir.volume.write_log_starts()?;
-        dir.volume.write_high_watermarks()?;
-        let doomed = data_dir.join(doomed_name(partition, (self.config.new_id)()));
-        self.storage
-            .rename(&log.dir(), &doomed)
-            .map_err(|err| StorageError::io("rename", &log.dir(), err))?;
-        self.storage.sync_dir(&data_dir).map_err(|err| StorageError::io("sync", &data_dir, err))?;
-        let delay_ms = log.config().file_delete_delay_ms;
-        let doomed = Doomed { path: doomed, delay_ms, due: None };
-        self.doomed.lock().unwrap_or_else(PoisonError::into_inner).push(doomed);
         tracing::info!(partition = %partition, "log deleted");
+        let synced = self.storage.sync_dir(&data_dir);
+        // A later log of the name does not start before these are right, so they may fail now.
+        dir.volume.try_write_checkpoints();
+        synced.map_err(|err| StorageError::io("sync", &data_dir, err))?;
         Ok(true)
+    }
+
+    /// Takes a folder's name away and leaves its removal to housekeeping. Stable once the data directory is synced.
+    pub(super) fn doom(
+        &self,
+        data_dir: &Path,
+        folder: &Path,
+        partition: &TopicPartition,
+        delay_ms: i64,
+    ) -> Result<(), StorageError> {
+        let path = data_dir.join(doomed_name(partition, (self.config.new_id)()));
+        self.storage.rename(folder, &path).map_err(|err| StorageError::io("rename", folder, err))?;
+        let doomed = Doomed { path, delay_ms, due: None };
+        self.doomed.lock().unwrap_or_else(PoisonError::into_inner).push(doomed);
+        Ok(())
+    }
+
+    /// The logs whose deletion failed.
+    pub(super) fn undeleted(&self) -> MutexGuard<'_, BTreeSet<TopicPartition>> {
+        self.undeleted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries the deletions again that failed.
+    pub(super) fn retry_deletes(&self) {
+        let failed: Vec<_> = self.undeleted().iter().cloned().collect();
+        for partition in failed {
+            let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+            // Asked for anew meanwhile?
+            if self.undeleted().contains(&partition)
+                && let Err(err) = self.delete_locked(&partition)
+            {
+                tracing::warn!(partition = %partition, error = %err, "cannot delete a log yet");
+            }
+        }
     }
 
     /// Removes the folders whose time has come.
@@ -77,9 +124,11 @@ impl LogManager {
         }
         drop(all);
         for doomed in due {
-            if let Err(err) = self.storage.remove_dir_all(&doomed.path) {
-                // The next start tries again.
-                tracing::warn!(path = %doomed.path.display(), error = %err, "cannot remove a deleted partition");
+            let Err(err) = self.storage.remove_dir_all(&doomed.path) else { continue };
+            if err.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(path = %doomed.path.display(), error = %err, "cannot remove a deleted partition yet");
+                let again = Doomed { due: Some(now.saturating_add_millis(RETRY_MS)), ..doomed };
+                self.doomed.lock().unwrap_or_else(PoisonError::into_inner).push(again);
             }
         }
     }

@@ -63,6 +63,7 @@ impl LogManager {
                 tracing::warn!(dir = %dir.path().display(), error = %err, "cannot write a checkpoint");
             }
         }
+        self.retry_deletes();
         self.remove_doomed(now);
     }
 }

@@ -15,7 +15,7 @@ use crate::uuid_text::DirectoryId;
 use delete::Doomed;
 use dir::DataDir;
 use housekeeping::Rounds;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
@@ -129,6 +129,8 @@ pub struct LogManager {
     /// Creations and deletions run one at a time.
     changes: Mutex<()>,
     doomed: Mutex<Vec<Doomed>>,
+    /// The logs whose deletion failed and is to be tried again.
+    undeleted: Mutex<BTreeSet<TopicPartition>>,
     rounds: Mutex<Rounds>,
     closed: AtomicBool,
     /// Before the directories: they stop before the locks are given free.

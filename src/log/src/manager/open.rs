@@ -41,6 +41,10 @@ impl LogManager {
             // From here on the checkpoints must not know of logs that are gone, nor miss those that were cut.
             dir.volume.write_recovery_points()?;
             dir.volume.write_log_starts()?;
+            // A stale high watermark does no harm before a new log of the name is created, which asks again.
+            if let Err(err) = dir.volume.write_high_watermarks() {
+                tracing::warn!(dir = %dir.path().display(), error = %err, "cannot write a checkpoint yet");
+            }
         }
         let mut committers = Vec::new();
         for dir in &dirs {
@@ -59,6 +63,7 @@ impl LogManager {
             logs: RwLock::new(logs),
             changes: Mutex::default(),
             doomed: Mutex::default(),
+            undeleted: Mutex::default(),
             rounds: Mutex::default(),
             closed: AtomicBool::new(false),
             committers,
@@ -67,7 +72,8 @@ impl LogManager {
     }
 
     /// A partition's log; created in the data directory with the fewest logs if it is not here. A log of another topic id
-    /// is refused: it is an older topic's of the same name, to be deleted first.
+    /// is refused: it is an older topic's of the same name, to be deleted first. A folder of the name that is no log of
+    /// this topic is set aside as if deleted, never adopted.
     pub fn get_or_create(
         &self,
         partition: &TopicPartition,
@@ -78,23 +84,70 @@ impl LogManager {
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_open()?;
         if let Some(log) = self.get(partition) {
-            return self.check_topic(log, topic_id);
+            let is_failed_delete = self.undeleted().contains(partition);
+            let is_same = topic_id.is_none() || log.topic_id().is_none() || log.topic_id() == topic_id;
+            if is_same || !is_failed_delete {
+                let log = self.check_topic(log, topic_id)?;
+                self.undeleted().remove(partition);
+                return Ok(log);
+            }
+            self.delete_locked(partition)?;
         }
-        let usable = self.dirs.iter().filter(|dir| dir.volume.failure().is_none());
-        let dir = usable.min_by_key(|dir| dir.volume.logs().len()).ok_or(OpenError::AllFailed)?;
+        let (dir, adopted) = match self.set_aside(partition, topic_id, &config)? {
+            Some(dir) => (dir, true),
+            None => {
+                let usable = self.dirs.iter().filter(|dir| dir.volume.failure().is_none());
+                let dir = usable.min_by_key(|dir| dir.volume.logs().len()).ok_or(OpenError::AllFailed)?;
+                (dir, false)
+            }
+        };
+        dir.volume.forget_on_disk(partition)?;
         let path = dir.path().join(partition.to_string());
         let log = create(&self.storage, dir, &self.pool, partition, &path, topic_id, config, now);
         let log = match log {
             Ok(log) => log,
             Err(err) => {
-                // Best effort: an empty folder that is left is found, and used, at the next start.
-                let _ = self.storage.remove_dir_all(&path);
+                // Best effort: what is left is used, or set aside, by the next call or start.
+                if !adopted {
+                    let _ = self.storage.remove_dir_all(&path);
+                }
                 return Err(err);
             }
         };
         self.map_mut().insert(partition.clone(), Arc::clone(&log));
         tracing::info!(partition = %partition, dir = %dir.path().display(), "log created");
         Ok(log)
+    }
+
+    /// Sets the folders aside that have the partition's name without being its log: a delete or a creation failed half-way,
+    /// or someone copied them. Returns the data directory in which there is one of the same topic id.
+    fn set_aside(
+        &self,
+        partition: &TopicPartition,
+        topic_id: Option<TopicId>,
+        config: &LogConfig,
+    ) -> Result<Option<&DataDir>, OpenError> {
+        let mut same = None;
+        for dir in self.dirs.iter().filter(|dir| dir.volume.failure().is_none()) {
+            let path = dir.path().join(partition.to_string());
+            if !self.storage.exists(&path).map_err(|err| StorageError::io("look for", &path, err))? {
+                continue;
+            }
+            let found = match partition_metadata::read(&*self.storage, &path) {
+                Ok(found) => found,
+                Err(err) if err.is_corrupt() => None,
+                Err(err) => return Err(err.into()),
+            };
+            if found.is_some() && found == topic_id && same.is_none() {
+                same = Some(dir);
+                continue;
+            }
+            tracing::warn!(partition = %partition, path = %path.display(), "a folder of another topic is set aside");
+            self.doom(dir.path(), &path, partition, config.file_delete_delay_ms)?;
+            let synced = self.storage.sync_dir(dir.path());
+            synced.map_err(|err| StorageError::io("sync", dir.path(), err))?;
+        }
+        Ok(same)
     }
 
     fn check_topic(&self, log: Arc<Log>, wanted: Option<TopicId>) -> Result<Arc<Log>, OpenError> {

@@ -4,8 +4,8 @@ use crate::harness::{EPOCH, NOW, manager_config, open, open_log, plain, records_
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thalweg_core::{BrokerEpoch, BrokerId, ClusterId, Offset, TopicId};
-use thalweg_log::storage::{OpenMode, OsStorage, SimStorage, Storage};
-use thalweg_log::{CommitMode, LogConfig, LogManager, OpenError, ReadBound};
+use thalweg_log::storage::{FaultError, OpKind, OpenMode, OsStorage, SimStorage, Storage};
+use thalweg_log::{CommitMode, LogConfig, LogManager, OpenError, ReadBound, partition_metadata};
 
 fn sim() -> (SimStorage, Arc<dyn Storage>) {
     let sim = SimStorage::new(5);
@@ -193,4 +193,89 @@ fn a_thousand_partitions_open_write_and_open_again() {
     assert!(logs.iter().all(|log| !log.recovery_report().recovered));
     let records: i64 = logs.iter().map(|log| log.log_end_offset().get()).sum();
     assert_eq!(records, 100);
+}
+
+#[test]
+fn a_delete_that_meets_a_full_disk_never_hands_old_records_to_a_new_topic() {
+    let (old_id, new_id) = (TopicId([1; 16]), TopicId([2; 16]));
+    // Each call of the deletion fails once: the rename, the sync behind it, each write of a checkpoint.
+    for op in [OpKind::Rename, OpKind::SyncDir, OpKind::Open, OpKind::Write] {
+        for nth in 1..=4 {
+            let (sim, storage) = sim();
+            let dir = Path::new("/data");
+            let manager = open(&storage, dir, &small()).unwrap();
+            let log = manager.get_or_create(&tp("t", 0), Some(old_id), small(), NOW).unwrap();
+            for i in 0..20 {
+                log.append_as_leader(&plain(i, 300), EPOCH, NOW).unwrap();
+            }
+            manager.run_committers();
+            log.set_high_watermark(Offset(20));
+            log.delete_records(Offset(10)).unwrap();
+            manager.housekeeping(NOW);
+            drop(log);
+            sim.fail_nth(&[op], nth, FaultError::NoSpace);
+            let _ = manager.delete(&tp("t", 0));
+            sim.clear_faults();
+            let new = manager.get_or_create(&tp("t", 0), Some(new_id), small(), NOW).unwrap();
+            assert_eq!((new.topic_id(), new.log_end_offset()), (Some(new_id), Offset(0)), "{op:?} {nth}");
+            new.append_as_leader(&plain(1, 1), EPOCH, NOW).unwrap();
+            manager.run_committers();
+            drop((new, manager));
+            sim.power_cut();
+            let manager = open(&storage, dir, &small()).unwrap();
+            let log = manager.get(&tp("t", 0)).unwrap();
+            let found = (log.topic_id(), log.log_start_offset(), records_of(&log).len());
+            assert_eq!(found, (Some(new_id), Offset(0), 1), "{op:?} {nth}");
+        }
+    }
+}
+
+#[test]
+fn a_delete_that_failed_changes_nothing_and_is_tried_again() {
+    let (sim, storage) = sim();
+    let dir = Path::new("/data");
+    let manager = open(&storage, dir, &small()).unwrap();
+    let id = Some(TopicId([1; 16]));
+    let log = manager.get_or_create(&tp("t", 0), id, small(), NOW).unwrap();
+    let fail = || {
+        sim.fail_nth(&[OpKind::Rename], 1, FaultError::NoSpace);
+        assert!(manager.delete(&tp("t", 0)).is_err());
+    };
+    fail();
+    log.append_as_leader(&plain(1, 1), EPOCH, NOW).unwrap();
+    // Wanted again: the delete is off.
+    manager.get_or_create(&tp("t", 0), id, small(), NOW).unwrap();
+    manager.housekeeping(NOW);
+    assert!(manager.get(&tp("t", 0)).is_some());
+    fail();
+    manager.housekeeping(NOW);
+    assert!(manager.get(&tp("t", 0)).is_none());
+    // The removal is tried again as well.
+    sim.fail_nth(&[OpKind::Remove], 1, FaultError::Io);
+    let folders = || sim.list(dir).unwrap().into_iter().filter(|entry| entry.is_dir).count();
+    manager.housekeeping(NOW.saturating_add_millis(60_000));
+    assert_eq!(folders(), 1);
+    manager.housekeeping(NOW.saturating_add_millis(120_000));
+    assert_eq!(folders(), 0);
+}
+
+#[test]
+fn a_folder_without_the_topics_id_is_set_aside() {
+    let (sim, storage) = sim();
+    let dirs = ["/a", "/b"].map(PathBuf::from);
+    let manager = LogManager::open(Arc::clone(&storage), manager_config(&dirs), NOW, &|_| small()).unwrap();
+    // One in each directory, of no topic and of another.
+    for dir in &dirs {
+        sim.create_dir_all(&dir.join("t-0")).unwrap();
+    }
+    partition_metadata::write(&sim, Path::new("/b/t-0"), TopicId([1; 16])).unwrap();
+    let log = manager.get_or_create(&tp("t", 0), Some(TopicId([2; 16])), small(), NOW).unwrap();
+    assert_eq!(log.topic_id(), Some(TopicId([2; 16])));
+    for dir in &dirs {
+        let names = sim.list(dir).unwrap().into_iter().map(|entry| entry.name);
+        assert_eq!(names.filter(|name| name.ends_with("-delete")).count(), 1, "{dir:?}");
+    }
+    drop((log, manager));
+    sim.power_cut();
+    LogManager::open(storage, manager_config(&dirs), NOW, &|_| small()).unwrap();
 }
