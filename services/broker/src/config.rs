@@ -186,7 +186,7 @@ pub struct BrokerIntervals {
     pub shutdown: Duration,
     /// For a topic change to reach this broker, when the call names no deadline. Default 30 s.
     pub metadata_wait: Duration,
-    /// For the first metadata and the registration at a start. Default 60 s.
+    /// For the first metadata at a start, and then, once the logs are open, for the registration. Default 60 s.
     pub start: Duration,
 }
 

@@ -120,9 +120,13 @@ async fn start(
         return Err(StartError::OtherCluster { found: cluster_id, wanted: wanted.clone() });
     }
 
-    let logs = open_logs(&config, &clock, storage, cluster_id.clone(), image).await?;
+    let logs = tokio::select! {
+        logs = open_logs(&config, &clock, storage, cluster_id.clone(), image) => logs?,
+        // A recovery may take long; it goes on behind the stop, and the next start does it again.
+        () = shutdown.triggered() => return Err(StartError::Stopped),
+    };
     let opened = Opened { cluster_id, listener, listen, internal, internal_addr, link, metadata };
-    let joined = join_cluster(config, clock, Arc::clone(&logs), opened, supervisor, deadline).await;
+    let joined = join_cluster(config, clock, Arc::clone(&logs), opened, supervisor).await;
     if joined.is_err() {
         // Nothing was written: the next start need not recover.
         let _ = tokio::task::spawn_blocking(move || logs.close(None)).await;
@@ -147,8 +151,9 @@ async fn join_cluster(
     logs: Arc<LogManager>,
     opened: Opened,
     supervisor: &Supervisor,
-    deadline: Instant,
 ) -> Result<BrokerHandle, StartError> {
+    // Counted from here, because a recovery takes as long as it takes.
+    let deadline = Instant::now() + config.intervals.start;
     let Opened { cluster_id, listener, listen, internal, internal_addr, link, metadata } = opened;
     let shutdown = supervisor.shutdown().clone();
     let no_metadata =

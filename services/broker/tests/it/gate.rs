@@ -15,6 +15,14 @@ pub struct GatedStorage {
 struct Gate {
     closed: Mutex<bool>,
     opened: Condvar,
+    lists: Mutex<bool>,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let closed = self.closed.lock().unwrap();
+        drop(self.opened.wait_while(closed, |closed| *closed).unwrap());
+    }
 }
 
 impl GatedStorage {
@@ -27,7 +35,14 @@ impl GatedStorage {
         *self.gate.closed.lock().unwrap() = true;
     }
 
+    /// The same, and listings of folders wait too: an opening of the logs that takes long.
+    pub fn close_gate_for_lists(&self) {
+        *self.gate.lists.lock().unwrap() = true;
+        self.close_gate();
+    }
+
     pub fn open_gate(&self) {
+        *self.gate.lists.lock().unwrap() = false;
         *self.gate.closed.lock().unwrap() = false;
         self.gate.opened.notify_all();
     }
@@ -60,8 +75,7 @@ impl LogFile for GatedFile {
     }
     fn sync_data(&self) -> io::Result<()> {
         if let Some(gate) = &self.gate {
-            let closed = gate.closed.lock().unwrap();
-            drop(gate.opened.wait_while(closed, |closed| *closed).unwrap());
+            gate.pass();
         }
         self.inner.sync_data()
     }
@@ -75,6 +89,10 @@ impl Storage for GatedStorage {
         self.sim.create_dir_all(dir)
     }
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        let held = *self.gate.lists.lock().unwrap();
+        if held {
+            self.gate.pass();
+        }
         self.sim.list(dir)
     }
     fn exists(&self, path: &Path) -> io::Result<bool> {

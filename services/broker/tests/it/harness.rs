@@ -75,6 +75,12 @@ impl Cluster {
         self.broker = Some(broker);
     }
 
+    /// A shutdown for the next broker, which [`stop`](Cluster::stop) triggers.
+    pub fn shutdown_anew(&mut self) -> Shutdown {
+        self.shutdown = Shutdown::new();
+        self.shutdown.clone()
+    }
+
     pub fn producer(&self) -> ProducerServiceClient<Channel> {
         ProducerServiceClient::new(self.channel.clone())
     }

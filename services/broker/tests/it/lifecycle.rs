@@ -134,6 +134,45 @@ async fn a_partition_that_could_not_be_opened_is_tried_again_without_a_change_of
 }
 
 #[tokio::test]
+async fn a_recovery_may_take_longer_than_a_registration_may() {
+    let mut cluster = Cluster::start().await;
+    cluster.topic("t", 1, &[]).await;
+    cluster.stop().await.unwrap();
+    let mut config = config(&cluster.controllers);
+    config.intervals.start = Duration::from_secs(2);
+    cluster.storage.close_gate_for_lists();
+    let storage = cluster.storage.clone();
+    let opener = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(2500));
+        storage.open_gate();
+    });
+    let shutdown = cluster.shutdown_anew();
+    let broker = run(config, &cluster.storage, &shutdown).await.unwrap();
+    assert_eq!(broker.replicas().len(), 1);
+    opener.join().unwrap();
+    cluster.broker = Some(broker);
+    cluster.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_start_ends_at_once_when_told_to_stop_while_the_logs_are_opened() {
+    let mut cluster = Cluster::start().await;
+    cluster.stop().await.unwrap();
+    cluster.storage.close_gate_for_lists();
+    let shutdown = cluster.shutdown_anew();
+    let (config, storage) = (config(&cluster.controllers), cluster.storage.clone());
+    let starting = tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move { run(config, &storage, &shutdown).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    shutdown.trigger();
+    let stopped = tokio::time::timeout(LONG, starting).await.unwrap().unwrap().unwrap_err();
+    assert!(matches!(stopped, StartError::Stopped), "{stopped}");
+    cluster.storage.open_gate();
+}
+
+#[tokio::test]
 async fn a_thousand_partitions_are_created_and_opened() {
     let mut cluster = Cluster::start().await;
     cluster.topic("t", 1000, &[]).await;
