@@ -2,9 +2,14 @@
 //!
 //! tonic's default grows an 8 KiB buffer step by step and hands it to HTTP/2 at 32 KiB; for a 1 MiB batch that is a row of
 //! copies. Here a buffer is handed over once it is as large as a frame.
+//!
+//! A message is decoded only after its repeated fields were counted, see [`scan`].
 
+use crate::scan;
+use bytes::Buf;
 use std::marker::PhantomData;
-use tonic::codec::{BufferSettings, Codec as TonicCodec};
+use tonic::Status;
+use tonic::codec::{BufferSettings, Codec as TonicCodec, DecodeBuf, Decoder as TonicDecoder};
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
 /// Initial capacity of an encode buffer, in bytes. Small, because every stream owns one.
@@ -34,13 +39,36 @@ where
     type Encode = T;
     type Decode = U;
     type Encoder = ProstEncoder<T>;
-    type Decoder = ProstDecoder<U>;
+    type Decoder = Decoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
         ProstEncoder::new(settings())
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstDecoder::new(settings())
+        Decoder(ProstDecoder::new(settings()))
+    }
+}
+
+/// Decodes `U` if it does not repeat more than it may.
+#[derive(Debug)]
+pub struct Decoder<U>(ProstDecoder<U>);
+
+impl<U> TonicDecoder for Decoder<U>
+where
+    U: prost::Message + Default + 'static,
+{
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        // The transport gathers a message in one piece before it is decoded.
+        debug_assert_eq!(bytes.chunk().len(), bytes.remaining());
+        scan::check::<U>(bytes.chunk())?;
+        self.0.decode(bytes)
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        self.0.buffer_settings()
     }
 }

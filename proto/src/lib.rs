@@ -4,6 +4,7 @@
 pub mod codec;
 pub mod convert;
 pub mod error;
+pub mod scan;
 
 pub use error::{ApiError, Detail};
 

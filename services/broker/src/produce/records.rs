@@ -7,10 +7,9 @@ use thalweg_core::batch::{BatchBuilder, HEADER_LEN, Header, ProducerStamp, recor
 use thalweg_core::compression::Compression;
 use thalweg_core::partitioner::partition_for_key;
 use thalweg_core::{ErrorCode, PartitionId, Timestamp};
+use thalweg_proto::scan::MAX_RECORDS;
 use thalweg_proto::{ApiError, v1};
 
-/// Records in one request.
-pub const MAX_RECORDS: usize = 100_000;
 /// Bytes of a header's name.
 pub const MAX_HEADER_KEY_BYTES: usize = 32_767;
 

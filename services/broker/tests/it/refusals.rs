@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use thalweg_core::ErrorCode;
 use thalweg_core::batch::{BatchHeader, HEADER_LEN, ProducerStamp, crc_of};
 use thalweg_core::compression::Compression;
-use thalweg_proto::{ApiError, v1};
+use thalweg_proto::{ApiError, scan, v1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A batch whose header says something else, with a checksum that fits.
@@ -70,6 +70,19 @@ async fn malformed_batches_are_refused_and_harm_nothing() {
     assert_eq!(cluster.end_offset("t", 0).await, 0);
     cluster.produce(produce_batch("t", 0, good, v1::Acks::All)).await.unwrap();
     assert_eq!(cluster.values("t", 0).await.len(), 2);
+}
+
+#[tokio::test]
+async fn what_would_grow_when_decoded_is_refused_before() {
+    let cluster = Cluster::start().await;
+    cluster.topic("t", 1, &[]).await;
+    let headers = |count| {
+        let headers = vec![v1::Header::default(); count];
+        produce_records("t", Some(0), vec![v1::Record { headers, ..Default::default() }])
+    };
+    let (code, field) = refused(cluster.produce(headers(scan::MAX_HEADERS + 1)).await);
+    assert_eq!((code, field.as_str()), (ErrorCode::InvalidRequest, "headers"));
+    cluster.produce(headers(100)).await.unwrap();
 }
 
 #[tokio::test]
