@@ -10,6 +10,7 @@
 use crate::log::Log;
 use crate::volume::Volume;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use thalweg_core::Offset;
@@ -84,7 +85,7 @@ impl Committer {
         let worker = Arc::clone(&volume);
         let run = move || {
             while let Some(logs) = worker.queue.wait() {
-                flush(&logs);
+                flush(&worker, &logs);
             }
         };
         let thread = std::thread::Builder::new().name("committer".to_owned()).spawn(run)?;
@@ -99,7 +100,7 @@ impl Committer {
     /// Syncs what is queued now. Returns the number of logs.
     pub fn run_once(&self) -> usize {
         let logs = self.volume.queue.take();
-        flush(&logs);
+        flush(&self.volume, &logs);
         logs.len()
     }
 }
@@ -115,9 +116,17 @@ impl Drop for Committer {
     }
 }
 
-fn flush(logs: &[Arc<Log>]) {
-    for log in logs {
-        // The failure is the directory's, which has logged it and told everyone who waits.
-        let _ = log.flush_queued();
+/// A panic takes the directory out of use, as a failed sync does: those who wait must hear of it. The thread goes on, so
+/// that whoever asks later is told as well.
+fn flush(volume: &Volume, logs: &[Arc<Log>]) {
+    let work = || {
+        for log in logs {
+            // The failure is the directory's, which has logged it and told everyone who waits.
+            let _ = log.flush_queued();
+        }
+    };
+    // Every lock on the way is taken in spite of poison, and a failed directory writes nothing any more.
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        volume.fail(&"the committer panicked");
     }
 }

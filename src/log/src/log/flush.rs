@@ -3,6 +3,7 @@
 use super::{Life, Log};
 use crate::committer::FlushListener;
 use crate::error::StorageError;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 use thalweg_core::Timestamp;
@@ -28,8 +29,10 @@ impl Log {
     }
 
     pub(crate) fn tell_failed(&self) {
-        if let Some(listener) = self.listener() {
-            listener.failed();
+        // One listener that panics must not keep the others from hearing.
+        let tell = || self.listener().map(|listener| listener.failed());
+        if catch_unwind(AssertUnwindSafe(tell)).is_err() {
+            tracing::error!(partition = %self.topic_partition(), "a flush listener panicked");
         }
     }
 

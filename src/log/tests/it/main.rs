@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used)] // helpers outside of test functions are tests too
 
 mod catalogue;
+mod commits;
 mod conformance;
 mod crash;
 mod disk_full;
+mod gated;
 mod harness;
 mod manager;
 mod model;
