@@ -1,7 +1,7 @@
 //! The metadata as clients are told it.
 
 use crate::node::unknown_topic;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use thalweg_core::config::CATALOGUE;
 use thalweg_core::metadata::{BrokerRegistration, MetadataImage, PartitionImage, TopicImage};
 use thalweg_core::{PartitionId, TopicName};
@@ -46,17 +46,20 @@ pub fn broker(broker: &BrokerRegistration) -> v1::Broker {
     }
 }
 
-/// The named topics, or all that are not internal. Names that do not exist have an error.
+/// The named topics, each once however often it is named, or all that are not internal: the cluster bounds how many there
+/// are. Names that do not exist have an error.
 pub fn topics(image: &MetadataImage, names: &[String]) -> Result<Vec<v1::DescribeTopicResult>, ApiError> {
     if names.len() > MAX_NAMES {
         return Err(ApiError::invalid("names", format!("name at most {MAX_NAMES} topics")));
     }
     if names.is_empty() {
-        let all = image.topics().filter(|topic| !topic.internal).take(MAX_NAMES);
+        let all = image.topics().filter(|topic| !topic.internal);
         return Ok(all.map(|found| described(found)).collect());
     }
+    let mut seen = HashSet::with_capacity(names.len());
     Ok(names
         .iter()
+        .filter(|name| seen.insert(name.as_str()))
         .map(|name| match image.topic(name) {
             Some(found) => described(found),
             None => v1::DescribeTopicResult {
@@ -167,4 +170,62 @@ fn count(n: usize) -> i32 {
 
 fn total(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thalweg_core::metadata::command::{
+        BrokerRef, CreateTopic, InitCluster, PlacementSpec, RegisterBroker,
+    };
+    use thalweg_core::metadata::{Command, Response, apply};
+    use thalweg_core::{BrokerId, ClusterId, MetadataVersion, TopicId};
+
+    fn image(topics: u32) -> MetadataImage {
+        let (mut image, mut version) = (MetadataImage::new(), 0);
+        let mut propose = |command| {
+            version += 1;
+            apply(&mut image, MetadataVersion(version), &command).unwrap()
+        };
+        let cluster_id = ClusterId("c".into());
+        propose(Command::InitCluster(InitCluster { cluster_id, feature_level: 1 }));
+        let id = BrokerId(0);
+        let registered = propose(Command::RegisterBroker(RegisterBroker {
+            id,
+            cluster_id: None,
+            incarnation: [1; 16],
+            endpoint: "127.0.0.1:1".parse().unwrap(),
+            internal_endpoint: "127.0.0.1:2".parse().unwrap(),
+            rack: None,
+            log_dirs: vec!["d".into()],
+        }));
+        let Response::BrokerRegistered { epoch } = registered else { panic!("{registered:?}") };
+        propose(Command::UnfenceBroker(BrokerRef { id, epoch }));
+        for n in 0..topics {
+            propose(Command::CreateTopic(CreateTopic {
+                name: TopicName::new(&format!("t{n}")).unwrap(),
+                id: TopicId((u128::from(n) + 1).to_be_bytes()),
+                placement: PlacementSpec::Counts { partitions: 1, replication_factor: 1 },
+                overrides: Default::default(),
+                seed: 0,
+                internal: false,
+            }));
+        }
+        image
+    }
+
+    #[test]
+    fn a_topic_is_described_once_however_often_it_is_named() {
+        let names: Vec<String> = ["t0", "x", "t0", "x", "t1", "t0"].map(str::to_owned).into();
+        let found = topics(&image(2), &names).unwrap();
+        let names: Vec<_> = found.iter().map(|found| found.name.as_str()).collect();
+        assert_eq!(names, ["t0", "x", "t1"]);
+        assert!(topics(&image(1), &vec!["t0".to_owned(); MAX_NAMES + 1]).is_err());
+    }
+
+    #[test]
+    fn without_names_no_topic_is_left_out() {
+        let many = u32::try_from(MAX_NAMES).unwrap() + 1;
+        assert_eq!(topics(&image(many), &[]).unwrap().len(), many as usize);
+    }
 }
