@@ -83,7 +83,7 @@ pub fn append_batch(
     let log = partition.log();
     let appended =
         log.append_as_leader(&batch, role.leader_epoch, now).map_err(|error| refusal::append(&error))?;
-    partition.appended(role);
+    partition.appended();
     Ok(Write {
         base_offset: appended.base_offset,
         last_offset: appended.last_offset,
@@ -161,7 +161,9 @@ impl Write {
                 "the leader changed before the write was acknowledged; it may or may not have survived",
             ));
         };
-        if log.high_watermark() > self.last_offset {
+        // The watermark alone is not enough: it may be from before write caching was switched off.
+        let stable = role.settings.write_caching || log.flushed_offset() > self.last_offset;
+        if log.high_watermark() > self.last_offset && stable {
             return if role.isr.len() < role.settings.min_insync_replicas {
                 Progress::Failed(not_enough(
                     ErrorCode::NotEnoughReplicasAfterAppend,
@@ -193,10 +195,10 @@ impl Write {
         let durability = match acks {
             Acks::None => None,
             Acks::Leader => Some((1, flushed)),
-            // Without write caching the high watermark counts what is flushed, on every replica.
+            // Without write caching nothing is done before it is flushed, on every replica.
             Acks::All => {
                 let role = self.partition.role();
-                Some((role.isr.len(), !role.settings.write_caching || (flushed && role.isr.len() == 1)))
+                Some((role.isr.len(), flushed && (!role.settings.write_caching || role.isr.len() == 1)))
             }
         };
         v1::ProduceResult {

@@ -107,10 +107,12 @@ impl Partition {
         self.waiters.mark_all();
     }
 
-    /// To be called after each append under `role`: moves the high watermark, or asks for the fsync that will.
-    pub fn appended(&self, role: &Role) {
+    /// To be called after each append: moves the high watermark, or asks for the fsync that will.
+    pub fn appended(&self) {
+        // The role of now, not the append's: write caching may have been switched off meanwhile.
+        let role = self.role.load();
         if role.settings.write_caching {
-            self.advance(role);
+            self.advance(&role);
         } else {
             self.log.request_flush();
         }
@@ -145,7 +147,8 @@ impl Partition {
         }
     }
 
-    fn advance(&self, role: &Role) {
+    /// Whether the high watermark moved; then the waiters were told.
+    fn advance(&self, role: &Role) -> bool {
         let own = ReplicaPosition {
             // The end first: a flush in between can only make the position smaller than it is.
             log_end: self.log.log_end_offset(),
@@ -158,15 +161,19 @@ impl Partition {
             self.log.set_high_watermark(after);
             self.waiters.mark_all();
         }
+        after > before
     }
 }
 
 impl FlushListener for Partition {
     fn flushed(&self, _up_to: Offset) {
-        if let Some(role) = self.leading() {
-            self.advance(&role);
+        if let Some(role) = self.leading()
+            && !self.advance(&role)
+            && !role.settings.write_caching
+        {
+            // The watermark may have been ahead of the disk, from before write caching was switched off.
+            self.waiters.mark_all();
         }
-        // Those who report what was fsynced look at the log themselves.
     }
 
     fn failed(&self) {

@@ -1,6 +1,7 @@
 //! The unary Produce.
 
 use crate::harness::*;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use thalweg_core::ErrorCode;
 use thalweg_core::compression::Compression;
@@ -207,4 +208,24 @@ async fn requests_beyond_the_budget_are_throttled_and_let_in_again() {
     cluster.storage.open_gate();
     first.await.unwrap().unwrap();
     cluster.produce(produce_batch("t", 0, batch(&["c"]), v1::Acks::All)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_retry_after_write_caching_ended_waits_for_the_disk() {
+    let cluster = Cluster::start().await;
+    cluster.topic("t", 1, &[("write.caching", "true")]).await;
+    cluster.storage.close_gate();
+    let stamped = || batch_with(&[b"a"], Compression::None, stamp(7, 0, 0));
+    let cached = cluster.produce(produce_batch("t", 0, stamped(), v1::Acks::All)).await.unwrap();
+    assert!(!cached.results[0].durability.unwrap().fsynced);
+    let set = BTreeMap::from([("write.caching".to_owned(), "false".to_owned())]);
+    let request = v1::AlterConfigsRequest { topic: "t".into(), set, ..Default::default() };
+    cluster.admin().alter_configs(request).await.unwrap();
+    // The high watermark is behind the batch already, the disk is not.
+    let mut retry = produce_batch("t", 0, stamped(), v1::Acks::All);
+    retry.timeout_ms = 100;
+    assert_eq!(code(cluster.produce(retry).await), ErrorCode::RequestTimedOut);
+    cluster.storage.open_gate();
+    let retried = cluster.produce(produce_batch("t", 0, stamped(), v1::Acks::All)).await.unwrap();
+    assert!(retried.results[0].duplicate && retried.results[0].durability.unwrap().fsynced);
 }
