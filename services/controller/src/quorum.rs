@@ -67,10 +67,28 @@ impl Quorum {
         self.raft.status()
     }
 
+    /// Refuses until the image holds what was committed before this node started: an older one could lack a topic that lives,
+    /// or show one that is gone.
+    ///
+    /// Errors: `CONTROLLER_NOT_AVAILABLE`.
+    pub fn check_current(&self) -> Result<(), ApiError> {
+        if is_current(&self.raft.status().borrow()) {
+            return Ok(());
+        }
+        let message = "this controller does not hold all of the metadata yet; try again";
+        Err(ApiError::new(ErrorCode::ControllerNotAvailable, message))
+    }
+
     /// Stops the node.
     pub fn shutdown(&self) {
         self.raft.shutdown();
     }
+}
+
+/// A leader knows when it is; a follower is when it has applied all that its leader told it is committed.
+fn is_current(status: &RaftStatus) -> bool {
+    let follows = status.leader.is_some_and(|leader| leader != status.node_id);
+    status.serving || (follows && status.applied >= status.commit)
 }
 
 fn unavailable(error: &RaftError) -> ApiError {
@@ -82,5 +100,24 @@ fn refused(refusal: Refusal) -> ApiError {
     match refusal.field {
         Some(field) => error.with_field(field),
         None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thalweg_core::NodeId;
+
+    #[test]
+    fn metadata_is_told_only_once_all_that_was_committed_is_applied() {
+        // Right after a start: what the last snapshot held, and entries behind it of which nobody says yet that they count.
+        let restarted = RaftStatus { node_id: NodeId(1), commit: 7, applied: 7, ..RaftStatus::default() };
+        assert!(!is_current(&restarted));
+        let elected = RaftStatus { leader: Some(NodeId(1)), ..restarted.clone() };
+        assert!(!is_current(&elected));
+        assert!(is_current(&RaftStatus { serving: true, applied: 9, commit: 9, ..elected }));
+        let follower = RaftStatus { leader: Some(NodeId(2)), commit: 9, ..restarted };
+        assert!(!is_current(&follower));
+        assert!(is_current(&RaftStatus { applied: 9, ..follower }));
     }
 }

@@ -57,6 +57,7 @@ impl ControllerService for Internal {
         request: Request<wire::RegisterBrokerRequest>,
     ) -> Result<Response<wire::RegisterBrokerResponse>, Status> {
         let request = request.into_inner();
+        self.quorum.check_current()?;
         let cluster_id = self.check_cluster(&request.cluster_id)?;
         let endpoint = |text: &str, field: &str| {
             text.parse::<Endpoint>().map_err(|error| ApiError::invalid(field, format!("{text:?}: {error}")))
@@ -162,6 +163,7 @@ impl ControllerService for Internal {
         request: Request<wire::WatchImageRequest>,
     ) -> Result<Response<Self::WatchImageStream>, Status> {
         let request = request.into_inner();
+        self.quorum.check_current()?;
         self.check_cluster(&request.cluster_id)?;
         let watch = Watch {
             quorum: self.quorum.clone(),
