@@ -2,9 +2,11 @@
 
 use crate::commands::bench::args::BenchArgs;
 use crate::time::Moment;
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::net::SocketAddr;
+use clap::builder::FalseyValueParser;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use thalweg_runtime::config::HostPort;
 
 /// A message service for the cloud: Kafka's partitioned, replicated log, spoken over gRPC.
 #[derive(Debug, Parser)]
@@ -89,7 +91,7 @@ pub struct DevArgs {
     pub data_dir: PathBuf,
     /// Where to listen; port 0 takes a free one
     #[arg(long, env = "THALWEG_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:9292")]
-    pub listen: SocketAddr,
+    pub listen: HostPort,
     /// The endpoint that clients are told, if it is not the one listened on
     #[arg(long, env = "THALWEG_ADVERTISE", value_name = "HOST:PORT")]
     pub advertise: Option<String>,
@@ -97,7 +99,7 @@ pub struct DevArgs {
     #[arg(long, env = "THALWEG_LOG_FORMAT", value_enum, default_value_t = OutputFormat::Text)]
     pub log_format: OutputFormat,
     /// What to log: a level, or a filter such as "info,thalweg_log=debug"
-    #[arg(long, env = "THALWEG_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
+    #[arg(long, env = "THALWEG_LOG_LEVEL", value_name = "FILTER", default_value = "warn")]
     pub log_level: String,
 }
 
@@ -123,7 +125,7 @@ pub enum TopicCommand {
         #[arg(long, env = "THALWEG_REPLICATION_FACTOR", value_name = "R", allow_hyphen_values = true)]
         replication_factor: Option<i32>,
         /// A key of the topic's configuration; may be given again
-        #[arg(long = "config", env = "THALWEG_CONFIG", value_name = "K=V", value_parser = key_value, value_delimiter = ';')]
+        #[arg(long = "config", env = "THALWEG_CONFIG", value_name = "K=V", value_parser = key_value)]
         configs: Vec<(String, String)>,
     },
     /// List the topics
@@ -132,8 +134,8 @@ pub enum TopicCommand {
     Describe {
         /// The topic; all of them if not given
         name: Option<String>,
-        /// Show every key of the configuration, with its default and meaning
-        #[arg(long, env = "THALWEG_ALL_CONFIGS", requires = "name")]
+        /// Show every key of the topic's configuration (without a topic: the defaults) and what it does
+        #[arg(long, env = "THALWEG_ALL_CONFIGS", value_parser = FalseyValueParser::new())]
         all_configs: bool,
     },
     /// Change a topic's configuration, or add partitions
@@ -145,18 +147,13 @@ pub enum TopicCommand {
         /// The topic
         name: String,
         /// A key to set; may be given again
-        #[arg(long = "config", env = "THALWEG_CONFIG", value_name = "K=V", value_parser = key_value, value_delimiter = ';')]
+        #[arg(long = "config", env = "THALWEG_CONFIG", value_name = "K=V", value_parser = key_value)]
         configs: Vec<(String, String)>,
         /// A key to return to its default; may be given again
-        #[arg(
-            long = "delete-config",
-            env = "THALWEG_DELETE_CONFIG",
-            value_name = "K",
-            value_delimiter = ';'
-        )]
+        #[arg(long = "delete-config", env = "THALWEG_DELETE_CONFIG", value_name = "K")]
         delete_configs: Vec<String>,
         /// How many partitions there shall be in all
-        #[arg(long, env = "THALWEG_PARTITIONS", value_name = "N", allow_hyphen_values = true)]
+        #[arg(long, env = "THALWEG_NEW_PARTITIONS", value_name = "N", allow_hyphen_values = true)]
         partitions: Option<i32>,
     },
     /// Delete a topic with all its records
@@ -193,7 +190,7 @@ pub struct ProduceArgs {
     #[arg(long, env = "THALWEG_COMPRESSION", value_name = "C", default_value = "none", value_parser = compression)]
     pub compression: thalweg_core::compression::Compression,
     /// A header for every record; may be given again
-    #[arg(long = "header", env = "THALWEG_HEADER", value_name = "K=V", value_parser = key_value, value_delimiter = ';')]
+    #[arg(long = "header", env = "THALWEG_HEADER", value_name = "K=V", value_parser = key_value)]
     pub headers: Vec<(String, String)>,
     /// Milliseconds to wait for more records before a batch is sent
     #[arg(long, env = "THALWEG_LINGER_MS", value_name = "MS", default_value_t = 5)]
@@ -201,6 +198,9 @@ pub struct ProduceArgs {
     /// Bytes of a batch
     #[arg(long, env = "THALWEG_BATCH_SIZE", value_name = "BYTES", default_value_t = 262_144)]
     pub batch_size: usize,
+    /// Bytes of the largest record that is sent; the topic's max.message.bytes must allow it too
+    #[arg(long, env = "THALWEG_MAX_REQUEST_SIZE", value_name = "BYTES", default_value_t = 1 << 20)]
+    pub max_request_size: usize,
     /// Milliseconds after which a record that could not be written is given up
     #[arg(long, env = "THALWEG_DELIVERY_TIMEOUT_MS", value_name = "MS", default_value_t = 120_000)]
     pub delivery_timeout_ms: u64,
@@ -223,7 +223,7 @@ pub struct ConsumeArgs {
     #[arg(long, env = "THALWEG_PARTITION", value_name = "P", allow_hyphen_values = true)]
     pub partition: Option<i32>,
     /// Begin at the first record that is still there
-    #[arg(long, env = "THALWEG_FROM_BEGINNING", conflicts_with_all = ["offset", "time"])]
+    #[arg(long, env = "THALWEG_FROM_BEGINNING", value_parser = FalseyValueParser::new())]
     pub from_beginning: bool,
     /// Begin at this offset
     #[arg(
@@ -264,10 +264,10 @@ pub enum LogCommand {
         /// The file
         file: PathBuf,
         /// Print every record, not only the batches
-        #[arg(long, env = "THALWEG_RECORDS")]
+        #[arg(long, env = "THALWEG_DUMP_RECORDS", value_parser = FalseyValueParser::new())]
         records: bool,
         /// Check checksums, counts, order and, for an index, every position
-        #[arg(long, env = "THALWEG_VERIFY")]
+        #[arg(long, env = "THALWEG_DUMP_VERIFY", value_parser = FalseyValueParser::new())]
         verify: bool,
     },
 }
@@ -288,6 +288,13 @@ pub enum ClusterCommand {
 pub struct CompletionsArgs {
     /// The shell
     pub shell: clap_complete::Shell,
+}
+
+/// Of `--from-beginning`, `--offset` and `--time`, those that stand on the command line. Where one does, it wins over the
+/// environment; two contradict each other.
+pub fn consume_starts(matches: &ArgMatches) -> Vec<&'static str> {
+    let given = |name: &&str| matches.value_source(name) == Some(ValueSource::CommandLine);
+    ["from_beginning", "offset", "time"].into_iter().filter(given).collect()
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

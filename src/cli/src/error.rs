@@ -48,9 +48,7 @@ impl CliError {
                 Some(format!("see which there are: thalweg topic describe {topic}"))
             }
             ErrorCode::TopicAlreadyExists => Some(format!("look at it: thalweg topic describe {topic}")),
-            ErrorCode::InvalidConfig => {
-                Some("see the keys: thalweg topic describe TOPIC --all-configs".to_owned())
-            }
+            ErrorCode::InvalidConfig => Some("see the keys: thalweg topic describe --all-configs".to_owned()),
             ErrorCode::MessageTooLarge => {
                 Some(format!("raise the limit: thalweg topic alter {topic} --config max.message.bytes=BYTES"))
             }

@@ -12,13 +12,19 @@ mod output;
 mod time;
 
 use args::{Cli, Command};
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use error::CliError;
 use std::process::ExitCode;
 
 /// Runs the program with the process's arguments. Exit code 0: done; 1: refused or failed; 2: bad usage.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let (Command::Consume(args), Some(("consume", matches))) = (&mut cli.command, matches.subcommand())
+        && let Err(error) = args.settle(&args::consume_starts(matches))
+    {
+        return error.report();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

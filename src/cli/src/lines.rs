@@ -1,8 +1,5 @@
 //! Cuts bytes into lines as they come, without waiting for the end of the input.
 
-/// The longest line that is held; a longer one cannot be a record of any topic.
-pub const MAX_LINE_BYTES: usize = 1 << 30;
-
 /// Holds the beginning of a line until its end has come.
 #[derive(Debug, Default)]
 pub struct LineCutter {

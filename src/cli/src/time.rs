@@ -68,8 +68,10 @@ fn rfc3339_millis(text: &str) -> Option<i64> {
     };
     let byte = |at: usize| text.as_bytes().get(at).copied();
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
-    let valid_date =
-        byte(4)? == b'-' && byte(7)? == b'-' && (1..=12).contains(&month) && (1..=31).contains(&day);
+    let valid_date = byte(4)? == b'-'
+        && byte(7)? == b'-'
+        && (1..=12).contains(&month)
+        && (1..=days_in(year, month)).contains(&day);
     if !valid_date || !text.is_ascii() {
         return None;
     }
@@ -104,6 +106,15 @@ fn rfc3339_millis(text: &str) -> Option<i64> {
     }
 }
 
+fn days_in(year: i64, month: i64) -> i64 {
+    match month {
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
 /// Days since 1970-01-01 in the proleptic Gregorian calendar (Howard Hinnant's algorithm).
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
@@ -129,6 +140,7 @@ mod tests {
         for bad in [
             "",
             "yesterday",
+            "2026-02-30",
             "2026-13-01",
             "2026-01-01T25:00:00Z",
             "2026-01-01T00:00:00",

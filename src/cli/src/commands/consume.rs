@@ -11,6 +11,23 @@ use thalweg_client::{Chunk, PartitionReader, ReaderConfig, Start};
 use thalweg_core::batch::RecordView;
 use thalweg_core::{Offset, PartitionId};
 
+impl ConsumeArgs {
+    /// Lets what stands on the command line win over the environment; two starts contradict each other.
+    pub fn settle(&mut self, given: &[&str]) -> Result<(), CliError> {
+        if given.len() > 1 {
+            return Err(CliError::usage(
+                "--from-beginning, --offset and --time contradict each other: give one of them",
+            ));
+        }
+        if let Some(given) = given.first() {
+            self.from_beginning &= *given == "from_beginning";
+            self.offset = self.offset.filter(|_| *given == "offset");
+            self.time = self.time.filter(|_| *given == "time");
+        }
+        Ok(())
+    }
+}
+
 /// Runs the command.
 pub async fn run(global: &Global, args: ConsumeArgs) -> Result<(), CliError> {
     let topic = args.topic.as_str();

@@ -9,6 +9,7 @@ use thalweg_broker::{Broker, BrokerConfig, WallClock};
 use thalweg_controller::{Controller, ControllerConfig};
 use thalweg_core::{BrokerId, NodeId};
 use thalweg_log::storage::OsStorage;
+use thalweg_runtime::config::HostPort;
 use thalweg_runtime::{LogFormat, Shutdown, init_logging, shutdown_on_signals};
 
 /// The one controller's id in the Raft group.
@@ -31,6 +32,8 @@ pub async fn run(args: DevArgs) -> Result<(), CliError> {
     shutdown_on_signals(&shutdown)
         .map_err(|error| CliError::failed(format_args!("signals cannot be watched: {error}")))?;
 
+    let listen = resolve(&args.listen).await?;
+
     // The controller outlives the broker, which tells it goodbye.
     let controller_shutdown = Shutdown::new();
     let controller = Controller::start(
@@ -41,10 +44,10 @@ pub async fn run(args: DevArgs) -> Result<(), CliError> {
         controller_shutdown.clone(),
     )
     .await
-    .map_err(CliError::failed)?;
+    .map_err(not_started)?;
 
     let config = BrokerConfig {
-        listen: args.listen,
+        listen,
         advertise: args.advertise.clone(),
         ..BrokerConfig::new(
             BROKER_ID,
@@ -77,7 +80,29 @@ pub async fn run(args: DevArgs) -> Result<(), CliError> {
     result.and(stopped)
 }
 
-fn next_commands(endpoint: SocketAddr) -> String {
+/// The first address of a host, so that a name such as localhost can be listened on.
+async fn resolve(listen: &HostPort) -> Result<SocketAddr, CliError> {
+    let found = tokio::net::lookup_host((listen.host.as_str(), listen.port)).await;
+    let found = found.map_err(|error| CliError::usage(format_args!("--listen {listen}: {error}")))?.next();
+    found.ok_or_else(|| CliError::usage(format_args!("--listen {listen}: the host has no address")))
+}
+
+fn not_started(error: thalweg_controller::StartError) -> CliError {
+    let in_use = error.is_in_use();
+    let failed = CliError::failed(error);
+    if in_use {
+        failed.with_hint(
+            "another thalweg runs on this folder: stop it, or choose another folder with --data-dir",
+        )
+    } else {
+        failed
+    }
+}
+
+fn next_commands(mut endpoint: SocketAddr) -> String {
+    if endpoint.ip().is_unspecified() {
+        endpoint.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
     let bootstrap = if endpoint.port() == 9292 { String::new() } else { format!(" --bootstrap {endpoint}") };
     format!(
         "try, in another terminal:

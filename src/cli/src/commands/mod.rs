@@ -17,18 +17,22 @@ use thalweg_client::{Client, ClientConfig, ClientError};
 pub async fn connect(global: &Global) -> Result<Client, CliError> {
     let mut config = ClientConfig::new(global.bootstrap.clone());
     config.client_id = "thalweg-cli".to_owned();
-    Client::connect(config).await.map_err(|error| {
-        CliError::failed(error).with_hint(format!(
+    Client::connect(config).await.map_err(|error| match error {
+        ClientError::Config(error) => CliError::usage(error),
+        error => CliError::failed(error).with_hint(format!(
             "is a broker running on {}? Start one with `thalweg dev`, or name another with --bootstrap",
             global.bootstrap.join(",")
-        ))
+        )),
     })
 }
 
 /// A request's failure, with the hint that its code suggests.
 pub fn refused(error: ClientError, topic: Option<&str>) -> CliError {
     let hint = error.code().and_then(|code| CliError::hint_for(code, topic));
-    let failed = CliError::failed(error);
+    let failed = match error {
+        ClientError::Config(error) => CliError::usage(error),
+        error => CliError::failed(error),
+    };
     match hint {
         Some(hint) => failed.with_hint(hint),
         None => failed,

@@ -3,7 +3,7 @@
 use super::{connect, refused};
 use crate::args::{Global, OutputFormat, ProduceArgs};
 use crate::error::CliError;
-use crate::lines::{LineCutter, MAX_LINE_BYTES};
+use crate::lines::LineCutter;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
@@ -12,12 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use thalweg_client::{DeliveryError, Header, Producer, ProducerConfig, ProducerRecord, RecordMetadata};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Bytes that are read at once.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Chunks that may wait between the reader and the producer.
 const CHUNK_QUEUE: usize = 4;
+/// Records with `-o json` whose acknowledgement is not printed yet; beyond it no more are sent.
+const PRINT_QUEUE: usize = 64 * 1024;
 
 /// Runs the command.
 pub async fn run(global: &Global, args: ProduceArgs) -> Result<(), CliError> {
@@ -28,8 +30,12 @@ pub async fn run(global: &Global, args: ProduceArgs) -> Result<(), CliError> {
         linger: Duration::from_millis(args.linger_ms),
         batch_size: args.batch_size,
         delivery_timeout: Duration::from_millis(args.delivery_timeout_ms),
+        max_request_size: args.max_request_size,
         ..ProducerConfig::default()
     };
+    // One request may not take longer than the record it carries may wait.
+    let left = config.delivery_timeout.saturating_sub(config.linger);
+    let config = ProducerConfig { request_timeout: config.request_timeout.min(left), ..config };
     // A topic that does not exist is told before any input is read.
     client.metadata(&args.topic).await.map_err(|error| refused(error, Some(&args.topic)))?;
     let producer = client.producer(config).await.map_err(|error| refused(error, Some(&args.topic)))?;
@@ -87,8 +93,10 @@ async fn send_all(
             lines.push(line.to_vec());
             Ok(())
         });
-        if cutter.pending() > MAX_LINE_BYTES {
-            return Err(CliError::failed(format_args!("a line is longer than {MAX_LINE_BYTES} bytes")));
+        if cutter.pending() > args.max_request_size {
+            let limit = args.max_request_size;
+            let error = CliError::failed(format_args!("a line is longer than {limit} bytes"));
+            return Err(error.with_hint("raise --max-request-size, and the topic's max.message.bytes"));
         }
         if input.end_of_file {
             lines.extend(std::mem::take(&mut cutter).finish());
@@ -103,12 +111,19 @@ async fn send_all(
                 headers: &headers,
                 timestamp: None,
             };
-            let (noted, acknowledged) = (Arc::clone(results), printer.map(Printer::sender));
+            let noted = Arc::clone(results);
+            let ticket = match printer {
+                Some(printer) => match printer.ticket().await {
+                    Some(ticket) => Some(ticket),
+                    // Nobody reads any more; the printer's own error says so.
+                    None => return Ok(()),
+                },
+                None => None,
+            };
             let sent = producer
                 .send_with(record, move |outcome| {
-                    if let (Ok(metadata), Some(acknowledged)) = (&outcome, &acknowledged) {
-                        // The printer is gone only when standard output is: its own error tells.
-                        let _gone = acknowledged.send((metadata.partition.get(), metadata.offset.get()));
+                    if let (Ok(metadata), Some(ticket)) = (&outcome, ticket) {
+                        ticket.print(metadata);
                     }
                     noted.record(outcome);
                 })
@@ -257,33 +272,50 @@ impl Results {
 
 /// Prints acknowledgements as they come, on a thread, so that a slow terminal does not hold up the connection.
 struct Printer {
-    // Unbounded, but never longer than the records that `buffer.memory` holds.
-    sender: mpsc::UnboundedSender<(i32, i64)>,
+    // As long as there are tickets.
+    sender: mpsc::UnboundedSender<Line>,
+    tickets: Arc<Semaphore>,
     done: tokio::task::JoinHandle<io::Result<()>>,
+}
+
+/// An acknowledgement to print, and the ticket that it gives back then.
+struct Line {
+    partition: i32,
+    offset: i64,
+    _ticket: OwnedSemaphorePermit,
+}
+
+/// The right to print one line.
+struct Ticket {
+    sender: mpsc::UnboundedSender<Line>,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Ticket {
+    fn print(self, metadata: &RecordMetadata) {
+        let (partition, offset) = (metadata.partition.get(), metadata.offset.get());
+        // The printer is gone only when standard output is: its own error tells.
+        let _gone = self.sender.send(Line { partition, offset, _ticket: self.permit });
+    }
 }
 
 impl Printer {
     fn start() -> Printer {
-        let (sender, mut receiver) = mpsc::unbounded_channel::<(i32, i64)>();
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let tickets = Arc::new(Semaphore::new(PRINT_QUEUE));
+        let closes = Arc::clone(&tickets);
         let done = tokio::task::spawn_blocking(move || {
-            let mut out = BufWriter::new(io::stdout().lock());
-            while let Some(mut next) = receiver.blocking_recv() {
-                loop {
-                    writeln!(out, "{{\"partition\":{},\"offset\":{}}}", next.0, next.1)?;
-                    match receiver.try_recv() {
-                        Ok(more) => next = more,
-                        Err(_) => break,
-                    }
-                }
-                out.flush()?;
-            }
-            Ok(())
+            let printed = print_all(receiver);
+            closes.close();
+            printed
         });
-        Printer { sender, done }
+        Printer { sender, tickets, done }
     }
 
-    fn sender(&self) -> mpsc::UnboundedSender<(i32, i64)> {
-        self.sender.clone()
+    /// Waits until a line more may wait; none when nobody prints any more.
+    async fn ticket(&self) -> Option<Ticket> {
+        let permit = Arc::clone(&self.tickets).acquire_owned().await.ok()?;
+        Some(Ticket { sender: self.sender.clone(), permit })
     }
 
     async fn finish(self) -> Result<(), CliError> {
@@ -293,6 +325,21 @@ impl Printer {
             Err(_) => Err(CliError::failed("the printer of acknowledgements died")),
         }
     }
+}
+
+fn print_all(mut lines: mpsc::UnboundedReceiver<Line>) -> io::Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    while let Some(mut next) = lines.blocking_recv() {
+        loop {
+            writeln!(out, "{{\"partition\":{},\"offset\":{}}}", next.partition, next.offset)?;
+            match lines.try_recv() {
+                Ok(more) => next = more,
+                Err(_) => break,
+            }
+        }
+        out.flush()?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -58,7 +58,9 @@ pub async fn run(global: &Global, args: TopicArgs) -> Result<(), CliError> {
             }
         }
         TopicCommand::Delete { name } => {
-            admin.delete_topic(&name).await.map_err(|error| refused(error, Some(&name)))?;
+            admin.delete_topic(&name).await.map_err(|error| {
+                CliError::failed(error).with_hint("see which topics there are: thalweg topic list")
+            })?;
             match global.output {
                 OutputFormat::Text => print_line(&format!("deleted topic {name}")),
                 OutputFormat::Json => print_json(&json!({"name": name, "deleted": true})),

@@ -1,6 +1,7 @@
 //! The arguments of `thalweg bench`.
 
 use crate::args::{acks, compression};
+use clap::builder::FalseyValueParser;
 use clap::{Args, Subcommand};
 use thalweg_client::Acks;
 use thalweg_core::compression::Compression;
@@ -49,7 +50,7 @@ pub struct Common {
     #[arg(long, env = "THALWEG_REPLICATION_FACTOR", value_name = "R", default_value_t = 1)]
     pub replication_factor: i32,
     /// A key of the configuration of the topic that is made; may be given again
-    #[arg(long = "config", env = "THALWEG_CONFIG", value_name = "K=V", value_delimiter = ';')]
+    #[arg(long = "config", env = "THALWEG_CONFIG", value_name = "K=V")]
     pub configs: Vec<String>,
     /// Bytes of a record's value
     #[arg(long, env = "THALWEG_RECORD_SIZE", value_name = "B", default_value_t = 1024)]
@@ -93,14 +94,20 @@ pub struct ProduceBench {
 pub struct FetchBench {
     #[command(flatten)]
     pub common: Common,
+    /// When a record that is written first counts as written
+    #[arg(long, env = "THALWEG_ACKS", value_name = "0|1|all", value_parser = acks, default_value = "1")]
+    pub acks: Acks,
+    /// Records a second to read, at most [default: no limit]
+    #[arg(long, env = "THALWEG_RATE", value_name = "R")]
+    pub rate: Option<f64>,
     /// The codec of the records that are written first
     #[arg(long, env = "THALWEG_COMPRESSION", value_name = "C", value_parser = compression, default_value = "none")]
     pub compression: Compression,
     /// Look at every record, not only at batches
-    #[arg(long, env = "THALWEG_DECODE")]
+    #[arg(long, env = "THALWEG_DECODE", value_parser = FalseyValueParser::new())]
     pub decode: bool,
     /// Trust the transport: do not check the batches' checksums
-    #[arg(long, env = "THALWEG_SKIP_CRC")]
+    #[arg(long, env = "THALWEG_SKIP_CRC", value_parser = FalseyValueParser::new())]
     pub skip_crc: bool,
 }
 
@@ -111,6 +118,9 @@ pub struct LatencyBench {
     /// When a record counts as written
     #[arg(long, env = "THALWEG_ACKS", value_name = "1|all", value_parser = acks, default_value = "1")]
     pub acks: Acks,
+    /// The codec for batches
+    #[arg(long, env = "THALWEG_COMPRESSION", value_name = "C", value_parser = compression, default_value = "none")]
+    pub compression: Compression,
     /// Requests a second, at most [default: 1000 with one in flight, else no limit]
     #[arg(long, env = "THALWEG_RATE", value_name = "R")]
     pub rate: Option<f64>,

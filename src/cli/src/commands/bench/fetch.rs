@@ -1,11 +1,11 @@
 //! Reads as fast as it goes.
 
 use super::args::{FetchBench, ProduceBench};
-use super::report::{CpuMeter, Report};
+use super::report::{CpuMeter, Report, Samples};
 use super::{BenchTopic, Until, produce};
 use crate::error::CliError;
 use std::time::{Duration, Instant};
-use thalweg_client::{Acks, Client, PartitionReader, ReaderConfig, Start};
+use thalweg_client::{Client, PartitionReader, ReaderConfig, Start};
 use thalweg_core::PartitionId;
 use thalweg_core::batch::BatchIter;
 
@@ -36,7 +36,7 @@ pub async fn measure(client: &Client, args: &FetchBench, topic: &BenchTopic) -> 
     let meter = CpuMeter::start(&admin).await?;
     let start = Instant::now();
     let (mut records, mut bytes, mut round) = (0u64, 0u64, 0u64);
-    let mut scratch = Vec::new();
+    let (mut scratch, mut samples) = (Vec::new(), Samples::default());
     rewind(&mut reader, topic).await?;
     loop {
         let finished = match until {
@@ -51,10 +51,16 @@ pub async fn measure(client: &Client, args: &FetchBench, topic: &BenchTopic) -> 
             round = 0;
             rewind(&mut reader, topic).await?;
         }
+        if let Some(rate) = args.rate {
+            let due = start + Duration::from_secs_f64(records as f64 / rate);
+            tokio::time::sleep_until(due.into()).await;
+        }
+        let asked = Instant::now();
         let chunk = tokio::time::timeout(STALL, reader.next())
             .await
             .map_err(|_| CliError::failed(format_args!("no data for {} s", STALL.as_secs())))?
             .map_err(CliError::failed)?;
+        samples.add(asked.elapsed());
         let mut count = 0u64;
         if args.decode {
             let mut walk = chunk.records(&mut scratch);
@@ -74,7 +80,15 @@ pub async fn measure(client: &Client, args: &FetchBench, topic: &BenchTopic) -> 
         round += count;
     }
     let usage = meter.stop().await?;
-    Ok(Report { case: "fetch", records, bytes, usage, latency: None, end_to_end: None, more: Vec::new() })
+    Ok(Report {
+        case: "fetch",
+        records,
+        bytes,
+        usage,
+        latency: samples.percentiles(),
+        end_to_end: None,
+        more: Vec::new(),
+    })
 }
 
 async fn rewind(reader: &mut PartitionReader, topic: &BenchTopic) -> Result<(), CliError> {
@@ -104,7 +118,7 @@ async fn fill(client: &Client, args: &FetchBench, topic: &BenchTopic) -> Result<
     common.records = Some(args.common.records.unwrap_or(FILL_BYTES / common.record_size.max(1) as u64));
     let fill = ProduceBench {
         common,
-        acks: Acks::Leader,
+        acks: args.acks,
         compression: args.compression,
         rate: None,
         batch_size: 262_144,

@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use thalweg_client::{Acks, Client, RawProduceStream, ReaderConfig, Start};
 use thalweg_core::batch::{BatchBuilder, ProducerStamp};
-use thalweg_core::compression::Compression;
 use thalweg_core::{Offset, PartitionId};
 use tokio::sync::mpsc;
 
@@ -39,7 +38,7 @@ pub async fn measure(client: &Client, args: &LatencyBench, topic: &str) -> Resul
     let value = args.common.value()?;
     let rate = args.rate.or((args.in_flight == 1).then_some(DEFAULT_RATE));
     let batch = {
-        let mut builder = BatchBuilder::new(Compression::None, value.len() + 1024);
+        let mut builder = BatchBuilder::new(args.compression, value.len() + 1024);
         builder.append(crate::time::now(), None, Some(&value), &[]);
         builder.finish(ProducerStamp::NONE)
     };

@@ -104,7 +104,9 @@ async fn send_all(
     loop {
         let done = match until {
             Until::Records(records) => sent >= records,
-            Until::Elapsed(time) => sent.is_multiple_of(CLOCK_EVERY) && start.elapsed() >= time,
+            Until::Elapsed(time) => {
+                (rate.is_some() || sent.is_multiple_of(CLOCK_EVERY)) && start.elapsed() >= time
+            }
         };
         if done {
             return Ok(sent);
@@ -115,7 +117,7 @@ async fn send_all(
                 tokio::time::sleep_until(due.into()).await;
             }
         }
-        if sent.is_multiple_of(SAMPLE_EVERY) {
+        if rate.is_some() || sent.is_multiple_of(SAMPLE_EVERY) {
             let (begun, samples) = (Instant::now(), Arc::clone(samples));
             let timed = move |outcome: Result<_, _>| {
                 if outcome.is_ok() {
@@ -124,7 +126,7 @@ async fn send_all(
             };
             producer.send_with(record, timed).await.map_err(CliError::failed)?;
         } else {
-            // The delivery is dropped: a failure surfaces in `flush`.
+            // The delivery is dropped: the producer counts what failed.
             match producer.try_send(record) {
                 Ok(_) => {}
                 Err(SendError::BufferFull { .. } | SendError::MetadataNotReady { .. }) => {

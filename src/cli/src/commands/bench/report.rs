@@ -174,7 +174,10 @@ impl Report {
             self.records_per_second(),
             self.mb_per_second(),
         ))?;
-        for (name, latency) in [("acknowledged after", self.latency), ("read after", self.end_to_end)] {
+        for (name, latency) in [
+            (if self.case == "fetch" { "next chunk after" } else { "acknowledged after" }, self.latency),
+            ("read after", self.end_to_end),
+        ] {
             if let Some(l) = latency {
                 print_line(&format!(
                     "  {name}: p50 {:.0} us, p99 {:.0} us, p99.9 {:.0} us, max {:.0} us",

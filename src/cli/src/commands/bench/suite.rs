@@ -144,7 +144,13 @@ impl Suite<'_> {
         acks: Acks,
         in_flight: usize,
     ) -> Result<Report, CliError> {
-        let args = LatencyBench { common: self.common(record_size, cached), acks, rate: None, in_flight };
+        let args = LatencyBench {
+            common: self.common(record_size, cached),
+            acks,
+            compression: Compression::None,
+            rate: None,
+            in_flight,
+        };
         self.prepare().await?;
         let report = latency::run(&self.client, &args).await?;
         self.show(name, &report)?;
@@ -155,7 +161,14 @@ impl Suite<'_> {
         let mut common = self.common(1024, true);
         common.seconds = None;
         common.records = Some(FETCH_RECORDS);
-        let mut args = FetchBench { common, compression: Compression::None, decode: false, skip_crc: false };
+        let mut args = FetchBench {
+            common,
+            acks: Acks::Leader,
+            rate: None,
+            compression: Compression::None,
+            decode: false,
+            skip_crc: false,
+        };
         self.prepare().await?;
         let topic = BenchTopic::open(&self.client, &args.common).await?;
         fetch::measure(&self.client, &args, &topic).await?;
