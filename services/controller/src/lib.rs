@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod disk;
 mod error;
 mod feed;
 mod identity;
@@ -20,6 +21,7 @@ mod sessions;
 pub use config::{BROKER_SESSION, ControllerConfig, DEFAULT_PARTITIONS, DEFAULT_REPLICATION_FACTOR, DRAIN};
 pub use error::{ControllerError, StartError};
 
+use disk::Disk;
 use machine::{MetadataMachine, Published};
 use quorum::Quorum;
 use service::admin::Admin;
@@ -61,7 +63,7 @@ impl Controller {
         let machine = MetadataMachine::new(Arc::clone(&published));
         let raft_config = RaftConfig::new(config.node_id, config.voters.clone());
         let (node, handle) = RaftNode::start(raft_config, store, machine, NoTransport)?;
-        let quorum = Quorum::new(handle, published);
+        let quorum = Quorum::new(handle, published, Disk::of(config.data_dir.clone()));
         let listener = bind(config.listen)?;
         let listen = listener
             .local_addr()

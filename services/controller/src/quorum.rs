@@ -1,9 +1,11 @@
 //! A cheap handle through which the services propose commands and read the metadata.
 
 use crate::config::PROPOSE_TIMEOUT;
+use crate::disk::Disk;
 use crate::machine::Published;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::Instant;
 use thalweg_core::metadata::{Command, MetadataImage, Refusal, Response, codec, dry_run};
 use thalweg_core::{ErrorCode, MetadataVersion};
 use thalweg_proto::ApiError;
@@ -16,16 +18,19 @@ use tokio::time::timeout;
 pub struct Quorum {
     raft: RaftHandle<Result<Response, Refusal>>,
     published: Arc<Published>,
+    disk: Arc<Disk>,
 }
 
 impl Quorum {
-    /// Puts both together.
-    pub fn new(raft: RaftHandle<Result<Response, Refusal>>, published: Arc<Published>) -> Quorum {
-        Quorum { raft, published }
+    /// Puts them together. `disk` is where the group's store is.
+    pub fn new(raft: RaftHandle<Result<Response, Refusal>>, published: Arc<Published>, disk: Disk) -> Quorum {
+        Quorum { raft, published, disk: Arc::new(disk) }
     }
 
-    /// Proposes a command; answers when it is applied, with the version of the image that holds it.
+    /// Proposes a command; answers when it is applied, with the version of the image that holds it. Refused with
+    /// `STORAGE_ERROR` before it reaches the group while the disk is nearly full.
     pub async fn propose(&self, command: &Command) -> Result<(MetadataVersion, Response), ApiError> {
+        self.disk.check(command, Instant::now())?;
         let encoded = codec::encode_command(command);
         let bytes = encoded.map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.to_string()))?;
         let late = || {
