@@ -115,20 +115,39 @@ impl<E: IndexEntry> IndexFile<E> {
     /// Writes the entries in memory to the file; creates it even if there are none. After an error all is as before and
     /// may be tried again.
     pub fn store(&mut self, storage: &dyn Storage) -> io::Result<()> {
+        self.write(storage)?;
+        self.written();
+        Ok(())
+    }
+
+    /// The first half of [`IndexFile::store`]: the entries are in the file as well, but memory still holds them, so that
+    /// they can be written again.
+    pub fn write(&self, storage: &dyn Storage) -> io::Result<()> {
         if self.tail.is_empty() && !self.fresh {
             return Ok(());
         }
         let mode = if self.fresh { OpenMode::Truncate } else { OpenMode::ReadWrite };
         let file = storage.open(&self.path, mode)?;
-        self.dirty = true;
         let mut bytes = Vec::with_capacity(self.tail.len() * E::SIZE);
         self.tail.iter().for_each(|entry| entry.encode(&mut bytes));
-        file.write_all_at(&mut [IoSlice::new(&bytes)], (self.stored * E::SIZE) as u64)?;
+        file.write_all_at(&mut [IoSlice::new(&bytes)], (self.stored * E::SIZE) as u64)
+    }
+
+    /// The second half: memory lets go of what [`IndexFile::write`] wrote.
+    pub fn written(&mut self) {
+        if self.tail.is_empty() && !self.fresh {
+            return;
+        }
         self.stored += self.tail.len();
         self.tail = Vec::new();
         self.fresh = false;
+        self.dirty = true;
         self.mapping = None;
-        Ok(())
+    }
+
+    /// Whether all entries are in memory and the file does not count.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
     }
 
     /// Stores the entries and makes them stable. Returns whether there was anything to sync.

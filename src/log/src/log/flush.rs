@@ -83,8 +83,12 @@ impl Log {
         Ok(())
     }
 
-    /// With write caching: asks for a sync if the oldest unsynced record waits for longer than `flush.ms`.
+    /// With write caching: asks for a sync if the oldest unsynced record waits for longer than `flush.ms`. Takes no lock for
+    /// a log that is all synced.
     pub(crate) fn flush_if_due(&self, now: Timestamp) {
+        if self.flushed_offset() >= self.log_end_offset() {
+            return;
+        }
         let Some(limit) = self.config().flush_ms else { return };
         let due = self.appender().dirty_since.is_some_and(|since| now.millis_since(since) >= limit);
         if due {

@@ -24,8 +24,20 @@ fn is_due(last: &mut Option<Timestamp>, now: Timestamp, interval_ms: i64) -> boo
 }
 
 impl LogManager {
+    /// Does only the `flush.ms` work: puts the logs whose oldest unsynced record is old enough on the committers. Does
+    /// no I/O itself (it may wait for an append in progress), and costs two loads for each log that is all synced, so call
+    /// it as often as `flush.ms` shall be fine (every 100 to 500 ms).
+    pub fn flush_due(&self, now: Timestamp) {
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
+        for log in self.logs() {
+            log.flush_if_due(now);
+        }
+    }
+
     /// Does what is due: `flush.ms`, retention and time rolls, checkpoints, removal of deleted partitions, expiry of idle
-    /// producers, closing of idle files. Call it every second or so (`flush.ms` is no finer than that). Blocks for file I/O,
+    /// producers, closing of idle files. Call it every second or so ([`LogManager::flush_due`] makes `flush.ms` finer than that). Blocks for file I/O,
     /// without holding up appends for longer than a roll. Errors are logged: the next call tries again.
     pub fn housekeeping(&self, now: Timestamp) {
         if self.closed.load(Ordering::Acquire) {

@@ -104,9 +104,19 @@ impl SegmentIndex {
         self.max
     }
 
+    /// Both files or, for memory, neither: whoever removes the files after an error finds all entries still in memory, if
+    /// nothing was stored before.
     pub fn store(&mut self, storage: &dyn Storage) -> io::Result<()> {
-        self.offsets.store(storage)?;
-        self.times.store(storage)
+        self.offsets.write(storage)?;
+        self.times.write(storage)?;
+        self.offsets.written();
+        self.times.written();
+        Ok(())
+    }
+
+    /// Whether all entries are in memory, so that the files may go.
+    pub fn is_fresh(&self) -> bool {
+        self.offsets.is_fresh() && self.times.is_fresh()
     }
 
     pub fn store_if_large(&mut self, storage: &dyn Storage) -> io::Result<()> {
@@ -163,4 +173,27 @@ impl SegmentIndex {
 /// An offset as an entry holds it: Kafka's field is an `i32`.
 fn relative(base: Offset, offset: Offset) -> Option<u32> {
     u32::try_from(offset.get() - base.get()).ok().filter(|relative| *relative <= i32::MAX as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{FaultError, OpKind, SimStorage};
+
+    #[test]
+    fn half_a_store_leaves_everything_in_memory() {
+        let sim = SimStorage::new(1);
+        let mut index = SegmentIndex::empty(Path::new("/"), Offset(0));
+        index.offsets.push(OffsetEntry { relative: 1, position: 100 });
+        index.times.push(TimeEntry { timestamp: 7, relative: 1 });
+        sim.fail_nth_on(".timeindex", &[OpKind::Write], 1, FaultError::NoSpace);
+        assert!(index.store(&sim).is_err() && index.is_fresh());
+        // Whoever meets the error removes both files.
+        for extension in [offset::EXTENSION, time::EXTENSION] {
+            sim.remove_file(&path_of(Path::new("/"), 0, extension)).unwrap();
+        }
+        index.store(&sim).unwrap();
+        let stored = SegmentIndex::open(&sim, Path::new("/"), Offset(0), 200).unwrap().unwrap();
+        assert_eq!((stored.offsets.len(), stored.times.len()), (1, 1));
+    }
 }

@@ -157,7 +157,8 @@ impl Segment {
         index.finish(self.base);
         if let Err(err) = index.store(&*self.home.storage) {
             tracing::warn!(partition = %self.home.partition, error = %err, "cannot store a rebuilt index");
-            self.discard_stored_index();
+            // A failed store leaves everything in memory.
+            self.remove_index_files();
         }
         Ok(index)
     }

@@ -133,8 +133,18 @@ impl Segment {
         }
     }
 
-    /// Removes index files that may be incomplete. What is in memory stays in use.
+    /// Removes index files that may be incomplete. The index in memory stays in use if it needs no file, and is built
+    /// anew from the log at its next use if it does.
     pub fn discard_stored_index(&self) {
+        let mut index = locked(&self.index);
+        self.remove_index_files();
+        if index.as_ref().is_some_and(|index| !index.is_fresh()) {
+            *index = None;
+        }
+    }
+
+    /// Removes the index files, for an index whose entries are all in memory.
+    pub(super) fn remove_index_files(&self) {
         for extension in [offset::EXTENSION, time::EXTENSION] {
             let path = index_file::path_of(&self.home.dir, self.base.get(), extension);
             if let Err(err) = self.home.storage.remove_file(&path)

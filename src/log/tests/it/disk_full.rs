@@ -72,6 +72,46 @@ fn a_log_opens_on_a_full_disk() {
     check_lookups(&log);
 }
 
+/// One index file of a segment is stored and the other is not: both go, and are written whole later.
+#[test]
+fn half_a_stored_index_is_forgotten_and_written_anew() {
+    for op in [OpKind::Write, OpKind::SyncData] {
+        for nth in 1..=6 {
+            let sim = SimStorage::new(14);
+            let storage: Arc<dyn Storage> = Arc::new(sim.clone());
+            let manager = open(&storage, Path::new(DIR), &small()).unwrap();
+            let log = open_log(&manager, &small()).unwrap();
+            for i in 0..14 {
+                log.append_as_leader(&plain(i, 300), EPOCH, NOW).unwrap();
+            }
+            log.request_flush();
+            manager.run_committers();
+            drop((log, manager));
+            // No checkpoint was written: all segments are scanned and their indexes stored.
+            sim.power_cut_strict();
+            // Twice: the first lookup would mend the index.
+            sim.fail_nth_on(".timeindex", &[op], nth, FaultError::NoSpace);
+            sim.fail_nth_on(".timeindex", &[OpKind::Write], nth + 1, FaultError::NoSpace);
+            let manager = open(&storage, Path::new(DIR), &small()).unwrap();
+            sim.clear_faults();
+            let log = open_log(&manager, &small()).unwrap();
+            for i in 14..30 {
+                log.append_as_leader(&plain(i, 300), EPOCH, NOW).unwrap();
+            }
+            manager.run_committers();
+            check_lookups(&log);
+            drop(log);
+            manager.close(None).unwrap();
+            drop(manager);
+            let manager = open(&storage, Path::new(DIR), &small()).unwrap();
+            let log = open_log(&manager, &small()).unwrap();
+            assert!(!log.recovery_report().recovered, "{op:?} {nth}");
+            assert_eq!(log.log_end_offset(), Offset(30));
+            check_lookups(&log);
+        }
+    }
+}
+
 #[test]
 fn a_torn_append_that_cannot_be_cut_away_stops_appends_but_not_reads() {
     let sim = SimStorage::new(13);

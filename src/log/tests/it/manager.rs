@@ -131,6 +131,14 @@ fn write_caching_syncs_only_by_flush_messages_flush_ms_and_checkpoints() {
     assert_eq!(manager.run_committers(), 0);
     manager.housekeeping(NOW.saturating_add_millis(500));
     assert_eq!((manager.run_committers(), log.flushed_offset()), (1, Offset(5)));
+    // The same by the call that does nothing else.
+    append(1);
+    manager.flush_due(NOW.saturating_add_millis(499));
+    assert_eq!(manager.run_committers(), 0);
+    manager.flush_due(NOW.saturating_add_millis(500));
+    assert_eq!((manager.run_committers(), log.flushed_offset()), (1, Offset(6)));
+    manager.flush_due(NOW.saturating_add_millis(5_000));
+    assert_eq!(manager.run_committers(), 0, "all is synced");
     // A closed segment is synced for the next checkpoint, so that recovery scans no more than one.
     log.update_config(LogConfig { write_caching: true, ..small() });
     let segments = log.segment_count();
