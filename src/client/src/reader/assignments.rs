@@ -44,6 +44,8 @@ struct Assignment {
     stage: Stage,
     /// Since when nothing but failures came.
     failing_since: Option<Instant>,
+    /// What last kept it from being read, until data comes.
+    failure: Option<Arc<str>>,
 }
 
 /// The partitions of one reader.
@@ -69,7 +71,7 @@ pub(super) enum Accepted {
 impl Assignments {
     pub(super) fn assign(&mut self, key: Key, next: Offset) {
         let stage = Stage::Searching(Fate::Follow);
-        self.partitions.insert(key, Assignment { next, tag: 0, stage, failing_since: None });
+        self.partitions.insert(key, Assignment { next, tag: 0, stage, failing_since: None, failure: None });
     }
 
     pub(super) fn remove(&mut self, key: &Key) {
@@ -85,6 +87,7 @@ impl Assignments {
         if let Some(assignment) = self.partitions.get_mut(key) {
             assignment.stage = Stage::Parked;
             assignment.tag = 0;
+            assignment.failure = None;
         }
     }
 
@@ -114,6 +117,27 @@ impl Assignments {
     pub(super) fn failing_for(&mut self, key: &Key, now: Instant) -> Duration {
         let Some(assignment) = self.partitions.get_mut(key) else { return Duration::ZERO };
         now.duration_since(*assignment.failing_since.get_or_insert(now))
+    }
+
+    /// Remembers why a partition is not read at the moment.
+    pub(super) fn failed(&mut self, key: &Key, why: String) {
+        if let Some(assignment) = self.partitions.get_mut(key)
+            && !matches!(assignment.stage, Stage::Parked)
+        {
+            assignment.failure = Some(why.into());
+        }
+    }
+
+    /// A partition that is to be read and is not, the first by name, and why. `open` tells whether an endpoint's stream is
+    /// open: what is read over such a stream is well, also while there is no data.
+    pub(super) fn failure(&self, open: impl Fn(&Arc<str>) -> bool) -> Option<(&Key, &str)> {
+        let down = self.partitions.iter().filter(|(_, assignment)| match &assignment.stage {
+            Stage::Searching(_) => true,
+            Stage::Reading(endpoint) => !open(endpoint),
+            Stage::Parked => false,
+        });
+        let failed = down.filter_map(|(key, assignment)| Some((key, assignment.failure.as_deref()?)));
+        failed.min_by_key(|(key, _)| *key)
     }
 
     /// The partitions whose leader is to be found.
@@ -155,11 +179,13 @@ impl Assignments {
     }
 
     /// A leader's stream broke: its partitions are looked for again, from where the caller is.
-    pub(super) fn lost(&mut self, endpoint: &Arc<str>) {
+    pub(super) fn lost(&mut self, endpoint: &Arc<str>, why: &str) {
+        let why: Arc<str> = Arc::from(format!("broker at {endpoint}: {why}"));
         for assignment in self.partitions.values_mut() {
             if matches!(&assignment.stage, Stage::Reading(at) if at == endpoint) {
                 assignment.stage = Stage::Searching(Fate::Refresh);
                 assignment.tag = 0;
+                assignment.failure = Some(Arc::clone(&why));
             }
         }
     }
@@ -195,6 +221,7 @@ impl Assignments {
         }
         assignment.next = next;
         assignment.failing_since = None;
+        assignment.failure = None;
         // Compaction, or control batches alone, can move the position without a record.
         if bytes.is_empty() || next == wanted {
             return Accepted::Nothing;

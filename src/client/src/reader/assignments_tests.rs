@@ -88,7 +88,7 @@ fn data_from_before_a_seek_a_pause_or_another_leader_is_dropped() {
     assert!(matches!(assignments.accept(&stale(), true), Accepted::Nothing));
     assert_eq!(assignments.position(&key()), Some(Offset(50)));
     assert!(assignments.attach(&key(), &endpoint(), None).is_none(), "it is read already");
-    assignments.lost(&endpoint());
+    assignments.lost(&endpoint(), "reset");
     let late = data(new, 51, batch(50, &[b"b"], Compression::None));
     assert!(matches!(assignments.accept(&late, true), Accepted::Nothing));
     assert_eq!(assignments.wanted(), [(key(), Fate::Refresh)]);
@@ -100,7 +100,7 @@ fn a_paused_partition_is_not_looked_for_until_it_is_resumed() {
     let (mut assignments, _) = reading(7);
     assignments.pause(&key());
     assignments.search(&key(), Fate::Refresh);
-    assignments.lost(&endpoint());
+    assignments.lost(&endpoint(), "reset");
     assert!(assignments.wanted().is_empty());
     assignments.resume(&key());
     assert_eq!(assignments.wanted(), [(key(), Fate::Follow)]);
@@ -146,4 +146,24 @@ fn a_refusal_is_handed_on() {
         panic!("an error is no data")
     };
     assert_eq!(error.code, ErrorCode::NotLeader);
+}
+
+#[test]
+fn a_failure_is_told_until_the_stream_is_open_or_data_came() {
+    let (mut assignments, _) = reading(0);
+    let told = |assignments: &Assignments, open| assignments.failure(|_| open).map(|(_, why)| why.to_owned());
+    assert_eq!(told(&assignments, false), None, "a stream that opens has not failed");
+    assignments.lost(&endpoint(), "reset");
+    let why = Some("broker at b:1: reset".to_owned());
+    assert_eq!(told(&assignments, true), why);
+    let (_, tag) = assignments.attach(&key(), &endpoint(), None).unwrap();
+    assert_eq!((told(&assignments, false), told(&assignments, true)), (why, None));
+    let _ = assignments.accept(&data(tag, 4, Vec::new()), true);
+    assert_eq!(told(&assignments, false), None);
+    assignments.failed(&key(), "no leader".to_owned());
+    assert!(told(&assignments, false).is_some());
+    assignments.pause(&key());
+    assignments.failed(&key(), "no leader".to_owned());
+    assignments.resume(&key());
+    assert_eq!(told(&assignments, false), None, "nobody wanted to read it");
 }

@@ -79,6 +79,11 @@ impl Link {
         link
     }
 
+    /// Whether the broker has opened the stream.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
     pub(super) fn assign(&mut self, key: &Key, offset: Offset, tag: u64) {
         let (topic, partition) = (key.0.as_str().to_owned(), key.1.get());
         let partition = proto::FetchStreamPartition { topic, partition, offset: offset.get(), tag };

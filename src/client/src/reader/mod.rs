@@ -178,6 +178,15 @@ impl PartitionReader {
         self.assignments.position(&key)
     }
 
+    /// Why some assigned partition is not read at the moment, as a sentence that names it: its broker is gone, or nobody
+    /// leads it. `None` while every stream is open, whether data comes or not. It tells how far [`next`](Self::next) has
+    /// got, so ask after having waited there.
+    pub fn last_failure(&self) -> Option<String> {
+        let open = |endpoint: &Arc<str>| self.links.get(endpoint).is_some_and(Link::is_open);
+        let ((topic, partition), why) = self.assignments.failure(open)?;
+        Some(format!("{topic}-{partition} is not read at the moment: {why}"))
+    }
+
     /// The next chunk of any assigned partition, never an empty one. Waits for data; waits for ever if nothing is
     /// assigned. Cancel safe: dropped while it waits, nothing is lost.
     ///
@@ -232,7 +241,7 @@ impl PartitionReader {
                     Err(why) => {
                         tracing::info!(%endpoint, why, "fetch stream ended");
                         self.links.remove(endpoint);
-                        self.assignments.lost(endpoint);
+                        self.assignments.lost(endpoint, &why);
                         self.pause_search();
                         break;
                     }
@@ -286,6 +295,7 @@ impl PartitionReader {
 
     /// Tries a partition again after a pause, unless it has failed for longer than a call may take.
     fn retry(&mut self, key: &Key, error: ClientError) {
+        self.assignments.failed(key, error.to_string());
         let limit = self.client.config().request_timeout;
         let unknown = matches!(error.code(), Some(ErrorCode::UnknownTopic | ErrorCode::UnknownPartition));
         if unknown && self.assignments.failing_for(key, Instant::now()) >= limit {

@@ -15,7 +15,7 @@ use thalweg_client::proto::produce_stream_ack::Outcome;
 use thalweg_client::proto::produce_stream_response::Event;
 use thalweg_client::proto::producer_service_server::{ProducerService, ProducerServiceServer};
 use thalweg_client::proto::{self, *};
-use thalweg_client::{Client, ClientConfig};
+use thalweg_client::{Client, ClientConfig, Connector, TcpConnector};
 use thalweg_core::{BrokerId, ErrorCode, LeaderEpoch, Offset};
 use thalweg_proto::{ApiError, Detail};
 use tokio::net::TcpListener;
@@ -102,10 +102,14 @@ impl Cluster {
     }
 
     pub async fn client(&self) -> Client {
+        self.client_over(TcpConnector).await
+    }
+
+    pub async fn client_over(&self, connector: impl Connector) -> Client {
         let mut config = ClientConfig::new(self.lock().endpoints.clone());
         config.retry_backoff = Duration::from_millis(5);
         config.retry_backoff_max = Duration::from_millis(20);
-        Client::connect(config).await.unwrap()
+        Client::connect_with(config, connector).await.unwrap()
     }
 
     pub fn faults(&self, faults: impl IntoIterator<Item = Fault>) {

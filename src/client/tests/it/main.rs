@@ -6,3 +6,4 @@ mod cluster;
 mod log;
 mod producing;
 mod reading;
+mod wire;

@@ -1,6 +1,7 @@
 //! What a reader promises, whatever the leader does.
 
 use super::cluster::{Cluster, TOPIC};
+use super::wire::Wire;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -151,4 +152,31 @@ async fn what_is_not_there_cannot_be_assigned() {
     assert_eq!(topic.code(), Some(ErrorCode::UnknownTopic));
     let partition = reader.assign(TOPIC, PartitionId(4), Start::Earliest).await.unwrap_err();
     assert_eq!(partition.code(), Some(ErrorCode::UnknownPartition));
+}
+
+#[tokio::test]
+async fn a_broker_that_is_gone_is_told_from_one_without_data() {
+    let cluster = Cluster::start(1).await;
+    let wire = Wire::default();
+    let mut reader = cluster.client_over(wire.clone()).await.reader(ReaderConfig::default()).await.unwrap();
+    reader.assign(TOPIC, PartitionId(0), Start::Earliest).await.unwrap();
+    fill(&cluster, 1, 1).await;
+    reader.next().await.unwrap();
+    let failure = async |reader: &mut PartitionReader, wanted: bool| {
+        let asked = async {
+            while reader.last_failure().is_some() != wanted {
+                let _ = tokio::time::timeout(Duration::from_millis(5), reader.next()).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), asked)
+            .await
+            .expect("the failure is told, or forgotten");
+        reader.last_failure()
+    };
+    assert_eq!(failure(&mut reader, false).await, None, "no data is no failure");
+    wire.cut();
+    let told = failure(&mut reader, true).await.unwrap();
+    assert!(told.starts_with("t-0 is not read at the moment: "), "{told}");
+    wire.mend();
+    failure(&mut reader, false).await;
 }
