@@ -69,6 +69,16 @@ impl Charge {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// Counts `bytes` more; `false`, and nothing counted, when the limit was reached before.
+    pub fn try_grow(&mut self, bytes: usize) -> bool {
+        if !self.budget.has_room() {
+            return false;
+        }
+        self.budget.used.fetch_add(bytes, Ordering::AcqRel);
+        self.bytes += bytes;
+        true
+    }
 }
 
 impl Drop for Charge {

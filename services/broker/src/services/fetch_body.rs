@@ -31,7 +31,8 @@ use tonic::{Code, Status, Streaming};
 use tonic_prost::prost::Message;
 use tonic_prost::prost::encoding::{encode_varint, encoded_len_varint};
 
-const PATH: &str = "/thalweg.v1.ConsumerService/FetchStream";
+/// The method that is served here.
+pub const PATH: &str = "/thalweg.v1.ConsumerService/FetchStream";
 /// Batches from this size on are not copied, in bytes. Below it a copy is cheaper than a frame of its own.
 const COPY_BELOW: usize = 16 * 1024;
 /// Small messages are gathered up to this size, in bytes: a frame.

@@ -1,6 +1,7 @@
 //! The gRPC handlers. They translate: take a message, call, give the answer or its status.
 
 mod admin;
+mod buffered;
 mod cluster;
 mod consumer;
 mod fetch_body;
@@ -8,6 +9,7 @@ mod producer;
 mod too_large;
 
 use crate::node::Node;
+use buffered::Buffered;
 use fetch_body::FetchBodies;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,16 +36,29 @@ pub fn public(node: &Arc<Node>) -> Result<GrpcServer, BuildError> {
         .config(node.config.server.clone())
         .descriptors(thalweg_proto::FILE_DESCRIPTOR_SET)
         .service(TooLarge::new(
-            ProducerServiceServer::new(producer::Producer(Arc::clone(node))).max_decoding_message_size(most),
+            Buffered::new(
+                ProducerServiceServer::new(producer::Producer(Arc::clone(node)))
+                    .max_decoding_message_size(most),
+                &["/thalweg.v1.ProducerService/ProduceStream"],
+            ),
             most,
         ))
-        .service(TooLarge::new(FetchBodies::new(consumers, consumer, most), most))
         .service(TooLarge::new(
-            AdminServiceServer::new(admin::Admin(Arc::clone(node))).max_decoding_message_size(most),
+            FetchBodies::new(Buffered::new(consumers, &[fetch_body::PATH]), consumer, most),
             most,
         ))
         .service(TooLarge::new(
-            ClusterServiceServer::new(cluster::Cluster(Arc::clone(node))).max_decoding_message_size(most),
+            Buffered::new(
+                AdminServiceServer::new(admin::Admin(Arc::clone(node))).max_decoding_message_size(most),
+                &[],
+            ),
+            most,
+        ))
+        .service(TooLarge::new(
+            Buffered::new(
+                ClusterServiceServer::new(cluster::Cluster(Arc::clone(node))).max_decoding_message_size(most),
+                &[],
+            ),
             most,
         ))
         .build()
