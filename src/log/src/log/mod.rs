@@ -35,6 +35,7 @@ use crate::producer_state::ProducerStates;
 use crate::segment::{Home, Segment};
 use crate::volume::Volume;
 use read::Hints;
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
@@ -55,6 +56,8 @@ pub struct Log {
     appender: Mutex<Appender>,
     /// Retention, delete-records and close run one at a time.
     maintenance: Mutex<()>,
+    /// Segments that are out of the log and whose files are still to be removed, oldest first.
+    doomed: Mutex<VecDeque<Arc<Segment>>>,
     /// Syncs run one at a time: a second one must not report bytes that the first is still busy with.
     flushing: Mutex<()>,
     log_start: AtomicI64,

@@ -128,6 +128,7 @@ fn assemble(
         segments: RwLock::new(Arc::new(segments)),
         appender: Mutex::new(appender),
         maintenance: Mutex::default(),
+        doomed: Mutex::default(),
         flushing: Mutex::default(),
         log_start: AtomicI64::new(log_start.get()),
         log_end: AtomicI64::new(end.get()),

@@ -5,8 +5,9 @@ use crate::config::LogConfig;
 use crate::error::{ReadError, StorageError};
 use crate::producer_state::ProducerStates;
 use crate::segment::Segment;
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use thalweg_core::{Offset, Timestamp};
 
 impl Log {
@@ -22,7 +23,7 @@ impl Log {
                 log_end: high_watermark,
             });
         }
-        let doomed = {
+        {
             let mut appender = self.appender();
             self.check_writable()?;
             if before > self.log_start_offset() {
@@ -32,42 +33,53 @@ impl Log {
             // The last segment stays, even if the log is empty now.
             let ends = segments.iter().skip(1).map(|segment| segment.base());
             let count = ends.take_while(|end| *end <= self.log_start_offset()).count();
-            self.take_segments(&mut appender, count)?
-        };
+            self.take_segments(&mut appender, count);
+        }
+        // The files first: they may be what gives the disk room for the rest. A crash in between finds a later start, too.
+        let removed = self.remove_doomed();
+        self.cut_epochs();
         self.volume.write_log_starts().map_err(StorageError::from)?;
-        self.remove_segments(&doomed)?;
+        removed?;
         Ok(self.log_start_offset())
     }
 
     /// Closes the active segment if it is too old, and removes the closed segments that are beyond `retention.ms` or
-    /// `retention.bytes`, never above the high watermark. Returns how many.
+    /// `retention.bytes`, never above the high watermark. Returns how many. What could not be removed is tried again at the
+    /// next call.
     pub fn apply_retention(&self, now: Timestamp) -> Result<usize, ReadError> {
         let _maintenance = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
         let config = self.config();
-        let doomed = {
+        let count = {
             let mut appender = self.appender();
             if self.life() != Life::Open || self.volume.failure().is_some() {
                 return Ok(0);
             }
             appender.now = appender.now.max(now);
             if appender.active.size() > 0 && self.is_idle(&appender, &config, now) {
-                self.roll(&mut appender, &config)?;
+                self.try_roll(&mut appender, &config);
             }
-            let count = self.beyond_retention(&config, now)?;
-            // All of them means the active one too: its records are expired, nobody appends.
-            if count == self.segment_count() {
-                self.roll(&mut appender, &config)?;
+            let mut count = self.beyond_retention(&config, now)?;
+            // All of them means the active one too: its records are expired, nobody appends. Without room for a new one the
+            // others go at least.
+            if count == self.segment_count() && !self.try_roll(&mut appender, &config) {
+                count -= 1;
             }
-            self.take_segments(&mut appender, count)?
+            self.take_segments(&mut appender, count);
+            count
         };
-        for segment in &doomed {
-            tracing::info!(
-                partition = %self.topic_partition(), segment = %segment.base(), bytes = segment.size(),
-                "segment removed by retention"
-            );
+        let removed = self.remove_doomed();
+        self.cut_epochs();
+        removed?;
+        Ok(count)
+    }
+
+    /// Rolls, and says whether that went well. A full disk must not keep retention from making room.
+    fn try_roll(&self, appender: &mut Appender, config: &LogConfig) -> bool {
+        let rolled = self.roll(appender, config);
+        if let Err(err) = &rolled {
+            tracing::warn!(partition = %self.topic_partition(), error = %err, "cannot roll a segment yet");
         }
-        self.remove_segments(&doomed)?;
-        Ok(doomed.len())
+        rolled.is_ok()
     }
 
     /// How many of the oldest segments may go.
@@ -101,33 +113,47 @@ impl Log {
     }
 
     /// Takes the first `count` segments out of the log. Readers that hold them go on; the files are removed later.
-    fn take_segments(
-        &self,
-        appender: &mut Appender,
-        count: usize,
-    ) -> Result<Vec<Arc<Segment>>, StorageError> {
+    fn take_segments(&self, appender: &mut Appender, count: usize) {
         let mut doomed = (*self.segments()).clone();
         let kept = doomed.split_off(count);
-        let Some(first) = kept.first().map(|segment| segment.base()) else { return Ok(Vec::new()) };
-        if !doomed.is_empty() {
-            self.log_start.fetch_max(first.get(), Ordering::AcqRel);
-            appender.unsynced.retain(|segment| segment.base() >= first);
-            self.set_segments(kept);
-        }
-        appender.epochs.truncate_from_start(self.log_start_offset())?;
-        Ok(doomed)
+        let Some(first) = kept.first().map(|segment| segment.base()).filter(|_| count > 0) else { return };
+        self.log_start.fetch_max(first.get(), Ordering::AcqRel);
+        appender.unsynced.retain(|segment| segment.base() >= first);
+        self.set_segments(kept);
+        self.doomed().extend(doomed);
     }
 
-    /// Removes files, oldest first, so that a crash leaves no gap.
-    fn remove_segments(&self, doomed: &[Arc<Segment>]) -> Result<(), StorageError> {
-        for segment in doomed {
+    fn doomed(&self) -> MutexGuard<'_, VecDeque<Arc<Segment>>> {
+        self.doomed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes the files of segments that were taken out, oldest first, so that a crash leaves no gap. The caller holds the
+    /// lock on maintenance. What is left after an error is tried again by the next call.
+    pub(super) fn remove_doomed(&self) -> Result<(), StorageError> {
+        let mut any = false;
+        loop {
+            let Some(segment) = self.doomed().front().cloned() else { break };
             segment.remove()?;
+            self.doomed().pop_front();
+            any = true;
+            tracing::info!(
+                partition = %self.topic_partition(), segment = %segment.base(), bytes = segment.size(),
+                "segment removed"
+            );
         }
-        if !doomed.is_empty() {
+        if any {
             let first = self.segments()[0].base();
             ProducerStates::delete_snapshots_before(&*self.home.storage, &self.home.dir, first)?;
         }
         Ok(())
+    }
+
+    /// Drops the leader epochs below the log's start. Too many do no harm, so a failure waits for the next round.
+    fn cut_epochs(&self) {
+        let mut appender = self.appender();
+        if let Err(err) = appender.epochs.truncate_from_start(self.log_start_offset()) {
+            tracing::warn!(partition = %self.topic_partition(), error = %err, "cannot shorten the leader epochs yet");
+        }
     }
 }
 

@@ -86,6 +86,8 @@ impl Log {
     fn empty(&self, appender: &mut Appender, offset: Offset) -> Result<Offset, ReadError> {
         let segments = self.segments();
         self.lower_ends(offset)?;
+        // A new segment may get the name of one that waits for its removal.
+        self.remove_doomed()?;
         // The active one last: a crash leaves a shorter log, never a gap.
         for doomed in segments.iter().rev() {
             doomed.remove()?;

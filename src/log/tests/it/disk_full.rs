@@ -3,9 +3,9 @@
 use crate::harness::{EPOCH, NOW, check_lookups, open, open_log, plain, read_from, small};
 use std::path::Path;
 use std::sync::Arc;
-use thalweg_core::{ErrorCode, Offset};
+use thalweg_core::{ErrorCode, LeaderEpoch, Offset, Timestamp};
 use thalweg_log::storage::{FaultError, OpKind, SimStorage, Storage};
-use thalweg_log::{AppendError, LogConfig, ReadBound, StorageError};
+use thalweg_log::{AppendError, Log, LogConfig, LogManager, ReadBound, StorageError};
 
 const DIR: &str = "/data";
 
@@ -134,4 +134,66 @@ fn a_torn_append_that_cannot_be_cut_away_stops_appends_but_not_reads() {
     assert!(log.recovery_report().recovered);
     assert_eq!(log.log_end_offset(), Offset(1));
     assert_eq!(log.append_as_leader(&plain(4, 100), EPOCH, NOW).unwrap().base_offset, Offset(1));
+}
+
+/// A log of several segments and two leader epochs, whose records are all older than `retention.ms`.
+fn expired() -> (SimStorage, LogManager, Arc<Log>, Timestamp) {
+    let sim = SimStorage::new(15);
+    let storage: Arc<dyn Storage> = Arc::new(sim.clone());
+    let config = LogConfig { retention_ms: Some(1_000), ..small() };
+    let manager = open(&storage, Path::new(DIR), &config).unwrap();
+    let log = open_log(&manager, &config).unwrap();
+    for i in 0..20 {
+        let epoch = if i < 3 { EPOCH } else { LeaderEpoch(1) };
+        log.append_as_leader(&plain(NOW.as_millis(), 300), epoch, NOW).unwrap();
+    }
+    manager.run_committers();
+    log.set_high_watermark(Offset(20));
+    (sim, manager, log, NOW.saturating_add_millis(2_000))
+}
+
+fn segment_files(sim: &SimStorage) -> usize {
+    let entries = sim.list(&Path::new(DIR).join("t-0")).unwrap();
+    entries.iter().filter(|entry| entry.name.ends_with(".log")).count()
+}
+
+#[test]
+fn retention_makes_room_on_a_full_disk() {
+    // What fails while the segments go: the epochs, the snapshot that a roll writes, the new segment, a removal.
+    let faults = [
+        ("leader-epoch-checkpoint", OpKind::Write, 1),
+        (".snapshot", OpKind::Write, 1),
+        (".log", OpKind::Open, 1),
+        (".log", OpKind::Remove, 2),
+    ];
+    for (name, op, nth) in faults {
+        let (sim, _manager, log, later) = expired();
+        assert!(segment_files(&sim) > 3);
+        sim.fail_nth_on(name, &[op], nth, FaultError::NoSpace);
+        let result = log.apply_retention(later);
+        assert_eq!(result.is_err(), op == OpKind::Remove, "{name}: {result:?}");
+        if op != OpKind::Remove {
+            assert_eq!((log.segment_count(), segment_files(&sim)), (1, 1), "{name}");
+        }
+        log.apply_retention(later).unwrap();
+        assert_eq!((log.segment_count(), segment_files(&sim)), (1, 1), "{name}, second round");
+        assert_eq!(log.log_start_offset(), Offset(20));
+        assert_eq!(log.epoch_end_offset(LeaderEpoch(0)), Some((LeaderEpoch(0), Offset(20))));
+    }
+}
+
+#[test]
+fn delete_records_removes_the_files_even_if_nothing_can_be_written() {
+    for name in ["leader-epoch-checkpoint", "log-start-offset-checkpoint"] {
+        let (sim, _manager, log, _) = expired();
+        sim.fail_nth_on(name, &[OpKind::Write], 1, FaultError::NoSpace);
+        let stable = log.delete_records(Offset(19)).is_ok();
+        assert_eq!(
+            stable,
+            name.starts_with("leader"),
+            "{name}: the start is stable or the caller hears of it"
+        );
+        assert_eq!(segment_files(&sim), log.segment_count(), "{name}");
+        assert_eq!(log.delete_records(Offset(19)).unwrap(), Offset(19));
+    }
 }
