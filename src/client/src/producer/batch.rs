@@ -34,7 +34,7 @@ struct BatchShare {
     total: u32,
     reserved: Reserved,
     /// Ends the wait of `flush`.
-    _tracked: Tracked,
+    tracked: Tracked,
 }
 
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Batch {
         tracked: Tracked,
     ) -> Batch {
         let count = builder.record_count().unsigned_abs();
-        let shared = Arc::new(BatchShare { state, total: count, reserved, _tracked: tracked });
+        let shared = Arc::new(BatchShare { state, total: count, reserved, tracked });
         Batch {
             payload: Payload::Building(Some(builder)),
             stamp: None,
@@ -94,6 +94,10 @@ impl Batch {
 
     fn settle(&mut self, result: Result<Written, DeliveryError>) {
         if !std::mem::replace(&mut self.settled, true) {
+            // Before its callers are told: who waits for a delivery finds the failure counted.
+            if let Err(error) = &result {
+                self.shared.tracked.failed(self.count, error);
+            }
             self.shared.state.settle(self.first, self.count, self.shared.total, result);
         }
     }

@@ -71,7 +71,7 @@ impl Producer {
     }
 
     /// Sends what is buffered at once, and waits until everything that was sent before this call has an outcome.
-    /// Failures are told by the deliveries, not here.
+    /// Failures are told by the deliveries and [`failed_records`](Self::failed_records), not here.
     pub async fn flush(&self) -> Result<(), SendError> {
         let shared = self.shared();
         shared.topics.urge_all();
@@ -82,7 +82,8 @@ impl Producer {
     }
 
     /// Takes no more records, sends what is buffered, and waits for its outcome: at most about `delivery_timeout`.
-    /// Closes all clones. Failures are told by the deliveries, not here.
+    /// Closes all clones. Failures are told by the deliveries and [`failed_records`](Self::failed_records) (ask a clone), not
+    /// here.
     pub async fn close(self) -> Result<(), SendError> {
         let shared = Arc::clone(self.shared());
         shared.closing.cancel();
@@ -90,6 +91,17 @@ impl Producer {
         shared.tasks.close();
         shared.tasks.wait().await;
         Ok(())
+    }
+
+    /// Records that were taken and not delivered, since the producer was made. All clones count together. For programs that
+    /// drop their deliveries.
+    pub fn failed_records(&self) -> u64 {
+        self.shared().tracker.failures.records()
+    }
+
+    /// Why the first of the [failed records](Self::failed_records) was not delivered.
+    pub fn first_failure(&self) -> Option<DeliveryError> {
+        self.shared().tracker.failures.first().cloned()
     }
 
     fn shared(&self) -> &Arc<Shared> {

@@ -1,8 +1,10 @@
-//! The batches that have no outcome yet: what `flush` waits for.
+//! The batches that have no outcome yet: what `flush` waits for. And how many ended badly.
 
 use super::delivery::BatchState;
+use super::error::DeliveryError;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::Notify;
 
 /// All batches without outcome. Bounded by the buffer memory.
@@ -11,6 +13,15 @@ pub(crate) struct Tracker {
     state: Mutex<State>,
     /// Told whenever the last one goes.
     pub(crate) emptied: Notify,
+    /// For those whose deliveries nobody looks at.
+    pub(crate) failures: Failures,
+}
+
+/// Records that were taken and not delivered.
+#[derive(Debug, Default)]
+pub(crate) struct Failures {
+    records: AtomicU64,
+    first: OnceLock<DeliveryError>,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +57,27 @@ impl Tracker {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tracked {
+    /// Counts records of the batch that were not delivered.
+    pub(crate) fn failed(&self, records: u32, error: &DeliveryError) {
+        let failures = &self.tracker.failures;
+        failures.first.get_or_init(|| error.clone());
+        failures.records.fetch_add(u64::from(records), Ordering::Release);
+    }
+}
+
+impl Failures {
+    /// How many there are.
+    pub(crate) fn records(&self) -> u64 {
+        self.records.load(Ordering::Acquire)
+    }
+
+    /// Why the first was not delivered.
+    pub(crate) fn first(&self) -> Option<&DeliveryError> {
+        self.first.get()
     }
 }
 

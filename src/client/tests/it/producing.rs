@@ -111,6 +111,22 @@ async fn a_refused_batch_fails_alone() {
 }
 
 #[tokio::test]
+async fn failed_records_are_counted_though_nobody_looks_at_their_deliveries() {
+    let cluster = Cluster::start(1).await;
+    let refuse = |code| Fault::Refuse(code);
+    cluster.faults([refuse(ErrorCode::InvalidTimestamp), Fault::None, refuse(ErrorCode::CorruptBatch)]);
+    let producer = cluster.client().await.producer(config()).await.unwrap();
+    let clone = producer.clone();
+    assert!(clone.failed_records() == 0 && clone.first_failure().is_none());
+    drop(send_all(&producer, 200).await);
+    producer.close().await.unwrap();
+    let written = cluster.lock().logs[0].values().len();
+    assert!((1..200).contains(&written), "{written}");
+    assert_eq!(clone.failed_records(), 200 - written as u64);
+    assert_eq!(clone.first_failure().unwrap().code(), Some(ErrorCode::InvalidTimestamp));
+}
+
+#[tokio::test]
 async fn a_batch_that_is_too_old_to_be_known_counts_as_delivered() {
     let cluster = Cluster::start(1).await;
     cluster.faults([Fault::WriteAndRefuse(ErrorCode::DuplicateSequence)]);
