@@ -12,8 +12,8 @@ use thalweg_proto::ApiError;
 pub enum ReadError {
     /// The offset is outside the log, and `offset_reset` is none.
     #[error(
-        "offset {requested} of {topic}-{partition} is out of range: {log_start} to {high_watermark} can be read; assign it \
-         again at one of those"
+        "offset {requested} of {topic}-{partition} is out of range: {log_start} to {high_watermark} can be read; ask for \
+         one of those"
     )]
     OffsetOutOfRange {
         /// The topic.

@@ -218,7 +218,12 @@ impl PartitionReader {
         self.turn = self.turn.wrapping_add(1);
         for index in 0..count {
             let endpoint = &endpoints[(self.turn.wrapping_add(index)) % count];
-            for _ in 0..MAX_MESSAGES_A_TURN {
+            for taken in 0.. {
+                if taken == MAX_MESSAGES_A_TURN {
+                    // The link has not said yet that it has nothing: nobody but us would wake us.
+                    cx.waker().wake_by_ref();
+                    break;
+                }
                 let Some(link) = self.links.get_mut(endpoint) else { break };
                 let Poll::Ready(event) = link.poll(cx) else { break };
                 match event {

@@ -8,7 +8,9 @@ use std::time::Duration;
 use thalweg_client::{
     OffsetReset, PartitionReader, ProducerConfig, ProducerRecord, ReadError, ReaderConfig, Start,
 };
-use thalweg_core::{ErrorCode, Offset, PartitionId};
+use thalweg_core::batch::{BatchBuilder, ProducerStamp};
+use thalweg_core::compression::Compression;
+use thalweg_core::{ErrorCode, Offset, PartitionId, Timestamp};
 
 async fn fill(cluster: &Arc<Cluster>, partitions: i32, count: i64) {
     let config = ProducerConfig { batch_size: 300, ..ProducerConfig::default() };
@@ -179,4 +181,26 @@ async fn a_broker_that_is_gone_is_told_from_one_without_data() {
     assert!(told.starts_with("t-0 is not read at the moment: "), "{told}");
     wire.mend();
     failure(&mut reader, false).await;
+}
+
+#[tokio::test]
+async fn many_messages_from_before_a_seek_do_not_hide_what_comes_behind_them() {
+    const COUNT: i64 = 1_000;
+    let cluster = Cluster::start(1).await;
+    {
+        let log = &mut cluster.lock().logs[0];
+        for index in 0..COUNT {
+            let mut batch = BatchBuilder::new(Compression::None, 1 << 10);
+            batch.append(Timestamp(1), None, Some(format!("0/{index}").as_bytes()), &[]);
+            log.append(&batch.finish(ProducerStamp::NONE)).map_err(|code| code.to_string()).unwrap();
+        }
+    }
+    let mut reader = reader(&cluster, ReaderConfig { max_chunk_bytes: 1, ..ReaderConfig::default() }).await;
+    reader.assign(TOPIC, PartitionId(0), Start::Earliest).await.unwrap();
+    reader.next().await.unwrap();
+    // Time for all of them to come, one batch in each message, with nobody taking them.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    reader.seek(TOPIC, PartitionId(0), Start::Offset(Offset(COUNT - 1))).await.unwrap();
+    let next = tokio::time::timeout(Duration::from_secs(20), reader.next()).await;
+    assert_eq!(next.expect("the reader hangs").unwrap().next_offset, Offset(COUNT));
 }
