@@ -192,6 +192,8 @@ async fn join_cluster(
             shutdown.clone(),
         ),
     );
+    supervisor
+        .spawn_critical("flushes", flush_due(Arc::clone(&replicas), Arc::clone(&clock), shutdown.clone()));
     supervisor.spawn_critical(
         "housekeeping",
         housekeeping(logs, Arc::clone(&clock), config.intervals.housekeeping, shutdown.clone()),
@@ -288,6 +290,25 @@ async fn follow_metadata(
             None => replicas.retry_failed(&*clock),
         };
         tokio::task::spawn_blocking(work).await?;
+    }
+}
+
+/// How often topics with write caching are looked at for `flush.ms`: no finer than this is it kept.
+const FLUSH_TICK: Duration = Duration::from_millis(250);
+
+/// Asks for the syncs that `flush.ms` promises. Cheap: the committers do the work.
+async fn flush_due(
+    replicas: Arc<ReplicaManager>,
+    clock: Arc<dyn Clock>,
+    shutdown: Shutdown,
+) -> Result<(), tokio::task::JoinError> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(FLUSH_TICK) => {}
+            () = shutdown.triggered() => return Ok(()),
+        }
+        let (replicas, now) = (Arc::clone(&replicas), clock.now());
+        tokio::task::spawn_blocking(move || replicas.logs().flush_due(now)).await?;
     }
 }
 

@@ -229,3 +229,18 @@ async fn a_retry_after_write_caching_ended_waits_for_the_disk() {
     let retried = cluster.produce(produce_batch("t", 0, stamped(), v1::Acks::All)).await.unwrap();
     assert!(retried.results[0].duplicate && retried.results[0].durability.unwrap().fsynced);
 }
+
+#[tokio::test]
+async fn a_flush_interval_below_the_housekeeping_s_is_kept() {
+    let cluster = Cluster::start_with(|config| config.intervals.housekeeping = LONG * 10).await;
+    cluster.topic("t", 1, &[("write.caching", "true"), ("flush.ms", "100")]).await;
+    cluster.produce(produce_batch("t", 0, batch(&["a"]), v1::Acks::All)).await.unwrap();
+    let broker = cluster.broker.as_ref().unwrap();
+    let log = broker.replicas().logs().logs().remove(0);
+    let flushed = async {
+        while log.flushed_offset() < log.log_end_offset() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LONG, flushed).await.unwrap();
+}
