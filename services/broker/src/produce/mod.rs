@@ -153,8 +153,8 @@ fn target(node: &Node, topic: &str) -> Result<Target, ApiError> {
     Ok(Target::ByKey { count, keyless: PartitionId(rand::rng().random_range(0..count) as i32) })
 }
 
-/// Bytes of keys, values and headers, or of the batch: what a request weighs against the bounds.
-pub fn payload_bytes(request: &v1::ProduceRequest) -> usize {
+/// Bytes of keys, values and headers, or of the batch.
+fn payload_bytes(request: &v1::ProduceRequest) -> usize {
     match &request.payload {
         Some(v1::produce_request::Payload::RecordBatch(bytes)) => bytes.len(),
         Some(v1::produce_request::Payload::Records(set)) => set
@@ -171,6 +171,18 @@ pub fn payload_bytes(request: &v1::ProduceRequest) -> usize {
             .sum(),
         None => 0,
     }
+}
+
+/// What a request weighs against the bounds: its payload, or what its plain records take when decoded if that
+/// is more. The latter covers their places too, which stay until the answer.
+pub fn weight(request: &v1::ProduceRequest) -> usize {
+    let decoded = match &request.payload {
+        Some(v1::produce_request::Payload::Records(set)) => {
+            set.records.len() * std::mem::size_of::<v1::Record>()
+        }
+        _ => 0,
+    };
+    payload_bytes(request).max(decoded)
 }
 
 /// The acks did not come in time.
@@ -253,5 +265,24 @@ impl Accepted {
                 .collect(),
         };
         Ok(v1::ProduceResponse { results, positions })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_weighs_what_it_takes() {
+        let records = |record: v1::Record, count| {
+            let records = v1::RecordSet { records: vec![record; count] };
+            let payload = Some(v1::produce_request::Payload::Records(records));
+            weight(&v1::ProduceRequest { payload, ..Default::default() })
+        };
+        assert!(records(v1::Record::default(), 1000) >= 1000 * std::mem::size_of::<(u32, i32)>());
+        let large = v1::Record { value: Some(vec![0; 10_000].into()), ..Default::default() };
+        assert_eq!(records(large, 3), 30_000);
+        let payload = Some(v1::produce_request::Payload::RecordBatch(vec![0; 100].into()));
+        assert_eq!(weight(&v1::ProduceRequest { payload, ..Default::default() }), 100);
     }
 }

@@ -8,7 +8,7 @@
 //! ```
 
 use super::request::Acks;
-use super::{Accepted, Appender, payload_bytes, timed_out};
+use super::{Accepted, Appender, timed_out, weight};
 use crate::in_flight::Charge;
 use crate::node::Node;
 use crate::refusal;
@@ -169,7 +169,7 @@ where
             self.push(request.correlation_id, Err(ApiError::invalid("produce", "say what to write")), 0);
             return;
         };
-        let bytes = payload_bytes(&produce);
+        let bytes = weight(&produce);
         let silent = produce.acks == v1::Acks::None as i32;
         let outcome = self.appender.append(&self.node, produce, self.node.clock.now());
         self.unflushed_bytes += bytes;

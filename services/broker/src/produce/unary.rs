@@ -1,6 +1,6 @@
 //! The unary Produce: append, wait, answer.
 
-use super::{Accepted, Appender, payload_bytes, timed_out};
+use super::{Accepted, Appender, timed_out, weight};
 use crate::node::Node;
 use crate::refusal;
 use thalweg_core::{ErrorCode, Offset};
@@ -13,7 +13,7 @@ pub async fn produce(
     request: v1::ProduceRequest,
     deadline: Option<Instant>,
 ) -> Result<v1::ProduceResponse, ApiError> {
-    let Some(_charge) = node.in_flight.try_charge(payload_bytes(&request)) else {
+    let Some(_charge) = node.in_flight.try_charge(weight(&request)) else {
         return Err(ApiError::new(
             ErrorCode::Throttled,
             "the broker holds as many bytes of unacknowledged records as it may; retry after a pause",
