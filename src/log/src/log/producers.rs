@@ -2,16 +2,15 @@
 
 use crate::error::ReadError;
 use crate::producer_state::{ProducerBatch, ProducerStates};
-use crate::segment::{BatchScan, Segment};
+use crate::segment::{BatchScan, ScanError, Segment};
 use std::sync::Arc;
 use thalweg_core::batch::BatchHeader;
 use thalweg_core::{Offset, Timestamp};
 
-/// How far back batches are read to remember more than one for each producer, in index entries (each about
-/// `index.interval.bytes` of log).
-const RECALL_ENTRIES: usize = 64;
-/// How many batches are looked at for that.
-const RECALL_BATCHES: usize = 4096;
+/// Index entries per step of a walk backwards (each about `index.interval.bytes` of log).
+const RECALL_STEP: usize = 64;
+/// Most bytes of a log whose headers are read to remember more than one batch for each producer.
+const RECALL_BYTES: u64 = 64 << 20;
 
 /// A header as the producer state sees it.
 pub(super) fn producer_batch(header: &BatchHeader) -> ProducerBatch {
@@ -59,23 +58,53 @@ pub(super) fn replay(
     Ok(())
 }
 
-/// Gives the producers back the older batches that a snapshot does not hold, from the end of the log.
+/// Gives the producers back the older batches that a snapshot does not hold: walks back from the newest place where one can
+/// be, until every producer has its batches or [`RECALL_BYTES`] are read. Reads nothing if no producer lacks any.
 pub(super) fn recall(producers: &mut ProducerStates, segments: &[Arc<Segment>]) -> Result<(), ReadError> {
-    if producers.is_empty() {
-        return Ok(());
-    }
-    let mut found = Vec::new();
-    // The active segment may be short; the one before it holds what came just before.
-    for segment in &segments[segments.len().saturating_sub(2)..] {
-        let start = segment.tail_position(RECALL_ENTRIES)?;
+    let mut wanting = producers.wanting_recall();
+    let Some(newest) = wanting.values().max().copied() else { return Ok(()) };
+    let mut budget = RECALL_BYTES;
+    for segment in segments.iter().rev().filter(|segment| segment.base() < newest) {
         let file = segment.open_file()?;
-        let mut scan = BatchScan::headers(&*file, start, segment.size());
-        while let Some(batch) = scan.next().map_err(|err| segment.scan_error(err))? {
-            if batch.header.producer_id.is_some() && !batch.header.attributes.is_control() {
-                found.push(producer_batch(&batch.header));
+        // What lies at or above the newest wanted place is known already.
+        let mut end = segment.locate(newest)?.map_or(segment.size(), |batch| batch.position);
+        let mut back = RECALL_STEP;
+        while end > 0 {
+            let start = segment.tail_position(back)?;
+            back += RECALL_STEP;
+            if start >= end {
+                continue;
             }
+            let mut found = Vec::new();
+            let mut scan = BatchScan::headers(&*file, start, end);
+            loop {
+                let batch = match scan.next() {
+                    Ok(Some(batch)) => batch,
+                    Ok(None) => break,
+                    Err(err @ ScanError::Io(_)) => return Err(segment.scan_error(err)),
+                    Err(err @ ScanError::Bad { .. }) => {
+                        // An index entry that points nowhere must not keep a log from opening: a producer that repeats an
+                        // older batch only hears less about it.
+                        let err = segment.scan_error(err);
+                        tracing::warn!(error = %err, "cannot look for the producers' older batches");
+                        return Ok(());
+                    }
+                };
+                if wanting.contains_key(&batch.header.producer_id) && !batch.header.attributes.is_control() {
+                    found.push(producer_batch(&batch.header));
+                }
+            }
+            for batch in found.iter().rev() {
+                if wanting.contains_key(&batch.producer_id) && !producers.recall_one(batch) {
+                    wanting.remove(&batch.producer_id);
+                }
+            }
+            budget = budget.saturating_sub(end - start);
+            if wanting.is_empty() || budget == 0 {
+                return Ok(());
+            }
+            end = start;
         }
     }
-    producers.recall(&found[found.len().saturating_sub(RECALL_BATCHES)..]);
     Ok(())
 }

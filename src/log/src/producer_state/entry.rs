@@ -139,16 +139,27 @@ impl ProducerEntry {
         self.last_seen = self.last_seen.max(now);
     }
 
-    /// Puts an older batch in front, if it directly precedes the oldest remembered one.
-    pub(super) fn recall(&mut self, batch: &ProducerBatch) {
-        let Some(oldest) = self.batches.front() else { return };
+    /// Whether older batches than the known ones are worth a search: there is room, and the oldest is not the first.
+    pub(super) fn wants_recall(&self) -> bool {
+        let oldest = self.batches.front();
+        self.batches.len() < REMEMBERED_BATCHES
+            && oldest.is_some_and(|oldest| oldest.first_sequence.get() > 0)
+    }
+
+    /// Puts an older batch in front, if it directly precedes the oldest remembered one. Returns whether a still older one is
+    /// of use: not behind a gap.
+    pub(super) fn recall(&mut self, batch: &ProducerBatch) -> bool {
+        let Some(oldest) = self.batches.front() else { return false };
+        if batch.last_offset >= oldest.base_offset() {
+            return self.wants_recall();
+        }
         let precedes = batch.producer_epoch == self.producer_epoch
-            && batch.last_offset < oldest.base_offset()
             && batch.last_sequence.get() >= 0
             && batch.last_sequence.advance(1) == oldest.first_sequence;
         if precedes && self.batches.len() < REMEMBERED_BATCHES {
             self.batches.push_front(BatchMetadata::of(batch));
         }
+        precedes && self.wants_recall()
     }
 
     pub(super) fn is_expired(&self, now: Timestamp, expiration_ms: i64) -> bool {

@@ -146,10 +146,20 @@ impl ProducerStates {
     /// `DuplicateSequence` for all but the last.
     pub fn recall(&mut self, batches: &[ProducerBatch]) {
         for batch in batches.iter().rev() {
-            if let Some(entry) = self.producers.get_mut(&batch.producer_id) {
-                entry.recall(batch);
-            }
+            self.recall_one(batch);
         }
+    }
+
+    /// The producers of which older batches than the known ones may be in the log, and each one's oldest known offset.
+    pub fn wanting_recall(&self) -> HashMap<ProducerId, Offset> {
+        let wanting = self.producers.values().filter(|entry| entry.wants_recall());
+        let oldest = |entry: &ProducerEntry| entry.batches.front().map(BatchMetadata::base_offset);
+        wanting.filter_map(|entry| Some((entry.producer_id, oldest(entry)?))).collect()
+    }
+
+    /// As [`ProducerStates::recall`] for one batch. Returns whether a still older batch of its producer is of use.
+    pub fn recall_one(&mut self, batch: &ProducerBatch) -> bool {
+        self.producers.get_mut(&batch.producer_id).is_some_and(|entry| entry.recall(batch))
     }
 
     /// Notes that the log goes on to `offset` with batches that have no producer.

@@ -1,6 +1,8 @@
 //! Many logs in several directories: whose they are, how they come and go.
 
-use crate::harness::{EPOCH, NOW, manager_config, open, open_log, plain, records_of, small, tp};
+use crate::harness::{
+    EPOCH, NOW, manager_config, open, open_log, plain, produced, records_of, small, stamp, tp,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thalweg_core::{BrokerEpoch, BrokerId, ClusterId, Offset, TopicId};
@@ -286,4 +288,30 @@ fn a_folder_without_the_topics_id_is_set_aside() {
     drop((log, manager));
     sim.power_cut();
     LogManager::open(storage, manager_config(&dirs), NOW, &|_| small()).unwrap();
+}
+
+#[test]
+fn a_clean_restart_remembers_five_batches_of_each_producer_however_far_back() {
+    let (_, storage) = sim();
+    let dir = Path::new("/data");
+    let manager = open(&storage, dir, &small()).unwrap();
+    let log = open_log(&manager, &small()).unwrap();
+    for i in 0..7 {
+        log.append_as_leader(&produced(1, 2, stamp(5, 0, i * 2)), EPOCH, NOW).unwrap();
+        // Hundreds of index entries of others, over many segments.
+        for _ in 0..100 {
+            log.append_as_leader(&plain(1, 300), EPOCH, NOW).unwrap();
+        }
+    }
+    drop(log);
+    manager.close(None).unwrap();
+    drop(manager);
+    let manager = open(&storage, dir, &small()).unwrap();
+    let log = open_log(&manager, &small()).unwrap();
+    assert!(!log.recovery_report().recovered);
+    for i in 2..7 {
+        let again = log.append_as_leader(&produced(1, 2, stamp(5, 0, i * 2)), EPOCH, NOW).unwrap();
+        assert!(again.duplicate);
+        assert_eq!(again.base_offset, Offset(i64::from(i) * 102), "batch {i}");
+    }
 }
