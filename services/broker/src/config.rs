@@ -101,6 +101,8 @@ pub const DEFAULT_STREAM_IN_FLIGHT_REQUESTS: usize = 4096;
 pub const DEFAULT_MAX_INFLATED_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes that one Fetch answers with.
 pub const DEFAULT_MAX_FETCH_BYTES: usize = 50 * 1024 * 1024;
+/// Bytes of batches that unary Fetch answers hold over all connections, from the read until they are sent.
+pub const DEFAULT_FETCH_ANSWERS_BYTES: usize = 256 * 1024 * 1024;
 /// Bytes that one Fetch reads from one partition, unless it says otherwise.
 pub const DEFAULT_PARTITION_FETCH_BYTES: usize = 1024 * 1024;
 /// Bytes of one message of a FetchStream at most.
@@ -122,6 +124,9 @@ pub struct BrokerLimits {
     pub max_inflated_bytes: usize,
     /// Bytes that one Fetch answers with.
     pub max_fetch_bytes: usize,
+    /// Bytes of batches that unary Fetch answers hold over all connections, from the read until they are sent; beyond it they
+    /// bring less, or are refused with `THROTTLED`.
+    pub fetch_answers_bytes: usize,
     /// Bytes that one Fetch reads from one partition, unless it says otherwise.
     pub partition_fetch_bytes: usize,
     /// Bytes of one message of a FetchStream at most.
@@ -137,6 +142,7 @@ impl Default for BrokerLimits {
             stream_in_flight_requests: DEFAULT_STREAM_IN_FLIGHT_REQUESTS,
             max_inflated_bytes: DEFAULT_MAX_INFLATED_BYTES,
             max_fetch_bytes: DEFAULT_MAX_FETCH_BYTES,
+            fetch_answers_bytes: DEFAULT_FETCH_ANSWERS_BYTES,
             partition_fetch_bytes: DEFAULT_PARTITION_FETCH_BYTES,
             max_chunk_bytes: DEFAULT_MAX_CHUNK_BYTES,
         }
@@ -152,6 +158,7 @@ impl BrokerLimits {
             ("limits.stream_in_flight_requests", self.stream_in_flight_requests),
             ("limits.max_inflated_bytes", self.max_inflated_bytes),
             ("limits.max_fetch_bytes", self.max_fetch_bytes),
+            ("limits.fetch_answers_bytes", self.fetch_answers_bytes),
             ("limits.partition_fetch_bytes", self.partition_fetch_bytes),
             ("limits.max_chunk_bytes", self.max_chunk_bytes),
         ];

@@ -75,9 +75,14 @@ impl Charge {
         if !self.budget.has_room() {
             return false;
         }
+        self.grow(bytes);
+        true
+    }
+
+    /// Counts `bytes` more, even beyond the limit: they are in memory already.
+    pub fn grow(&mut self, bytes: usize) {
         self.budget.used.fetch_add(bytes, Ordering::AcqRel);
         self.bytes += bytes;
-        true
     }
 }
 

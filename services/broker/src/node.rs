@@ -25,6 +25,8 @@ pub struct Node {
     pub replicas: Arc<ReplicaManager>,
     /// Bytes of produce requests in flight.
     pub in_flight: Arc<InFlight>,
+    /// Bytes of unary Fetch answers.
+    pub answers: Arc<InFlight>,
     /// The controllers.
     pub controller: Arc<ControllerLink>,
     /// Ids for idempotent producers.

@@ -206,6 +206,7 @@ async fn join_cluster(
 
     let node = Arc::new(Node {
         in_flight: InFlight::new(config.limits.in_flight_bytes),
+        answers: InFlight::new(config.limits.fetch_answers_bytes),
         producer_ids: ProducerIds::new(),
         controller: link,
         clock,

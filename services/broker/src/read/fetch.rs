@@ -1,6 +1,7 @@
 //! The unary Fetch: one read, or a long poll until there is enough.
 
 use super::{Amount, Chunk, Format, Terms, bound_of, check_routing, decode, read};
+use crate::in_flight::Charge;
 use crate::node::Node;
 use crate::replicas::{Partition, Registration, Session};
 use bytes::{Bytes, BytesMut};
@@ -17,15 +18,16 @@ const DEFAULT_MAX_WAIT_MS: u32 = 500;
 /// The longest wait a request may ask for, in milliseconds.
 const MAX_WAIT_MS: u32 = 300_000;
 
-/// Serves one call. `deadline` is when the answer must leave, if the call has one.
+/// Serves one call. `deadline` is when the answer must leave, if the call has one. The charge is to be kept as long as the
+/// answer is. When all answers together hold what they may, there is less data in this one, or it is refused with `THROTTLED`.
 pub async fn fetch(
     node: &Node,
     request: v1::FetchRequest,
     deadline: Option<Instant>,
-) -> Result<v1::FetchResponse, ApiError> {
+) -> Result<(v1::FetchResponse, Charge), ApiError> {
     let plan = Plan::of(node, &request)?;
     let alone = request.partitions.len() == 1;
-    let mut poll = LongPoll::new(plan, request.partitions.len());
+    let mut poll = LongPoll::new(plan, request.partitions.len(), node.answers.charge(0));
     for wanted in request.partitions {
         match find(node, &wanted) {
             Ok(partition) => poll.add(wanted, partition),
@@ -113,6 +115,9 @@ struct LongPoll {
     entries: Vec<Entry>,
     refused: Vec<v1::PartitionData>,
     bytes: usize,
+    held: Charge,
+    // The budget of all answers was used up before there was enough.
+    cut_short: bool,
 }
 
 struct Entry {
@@ -128,8 +133,9 @@ struct Entry {
 }
 
 impl LongPoll {
-    fn new(plan: Plan, partitions: usize) -> LongPoll {
-        LongPoll { plan, entries: Vec::with_capacity(partitions), refused: Vec::new(), bytes: 0 }
+    fn new(plan: Plan, partitions: usize, held: Charge) -> LongPoll {
+        let entries = Vec::with_capacity(partitions);
+        LongPoll { plan, entries, refused: Vec::new(), bytes: 0, held, cut_short: false }
     }
 
     fn add(&mut self, wanted: v1::FetchPartition, partition: Arc<Partition>) {
@@ -147,7 +153,8 @@ impl LongPoll {
     }
 
     fn is_enough(&self) -> bool {
-        self.bytes >= self.plan.min_bytes
+        self.cut_short
+            || self.bytes >= self.plan.min_bytes
             || self.bytes >= self.plan.max_bytes
             || !self.refused.is_empty()
             || self.entries.iter().any(|entry| entry.error.is_some())
@@ -178,6 +185,10 @@ impl LongPoll {
                 entry.error = Some(node.not_led_here(&entry.wanted.topic, entry.wanted.partition));
                 return;
             }
+            if !node.answers.has_room() {
+                self.cut_short = true;
+                return;
+            }
             let amount = Amount { max_bytes: left, whole_first: first, max_records: u64::MAX, until: None };
             match read(&entry.partition, entry.next, &terms, amount, &mut Vec::new()) {
                 Ok(None) => return,
@@ -185,6 +196,7 @@ impl LongPoll {
                     entry.next = chunk.next_offset;
                     entry.bytes += chunk.bytes;
                     self.bytes += chunk.bytes;
+                    self.held.grow(chunk.bytes);
                     if let v1::partition_data::Data::RecordBatches(piece) = &mut chunk.data {
                         entry.pieces.push(std::mem::take(piece));
                     }
@@ -233,7 +245,13 @@ impl LongPoll {
         }
     }
 
-    fn answer(self, alone: bool) -> Result<v1::FetchResponse, ApiError> {
+    fn answer(self, alone: bool) -> Result<(v1::FetchResponse, Charge), ApiError> {
+        if self.cut_short && self.bytes == 0 {
+            return Err(ApiError::new(
+                ErrorCode::Throttled,
+                "the broker holds as many bytes of answers as it may; retry after a pause",
+            ));
+        }
         let mut partitions = self.refused;
         // Plain records are larger than their batches when those are compressed: the bound holds for what is sent.
         let mut left = self.plan.max_bytes;
@@ -264,7 +282,7 @@ impl LongPoll {
                 partitions.push(chunk.into_proto(&entry.wanted.topic, entry.wanted.partition, 0));
             }
         }
-        Ok(v1::FetchResponse { partitions })
+        Ok((v1::FetchResponse { partitions }, self.held))
     }
 }
 

@@ -14,7 +14,11 @@ pub struct Consumer(pub Arc<Node>);
 impl ConsumerService for Consumer {
     async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<v1::FetchResponse>, Status> {
         let deadline = deadline(&request);
-        Ok(Response::new(read::fetch::fetch(&self.0, request.into_inner(), deadline).await?))
+        let (answer, charge) = read::fetch::fetch(&self.0, request.into_inner(), deadline).await?;
+        let mut response = Response::new(answer);
+        // Whoever sends the body keeps it.
+        response.extensions_mut().insert(Arc::new(charge));
+        Ok(response)
     }
 
     type FetchStreamStream = Answers<v1::FetchStreamResponse>;

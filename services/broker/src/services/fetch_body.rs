@@ -10,9 +10,10 @@
 //! On the wire it is what the generated server would have sent; any client reads it.
 
 use super::consumer::Consumer;
+use crate::in_flight::Charge;
 use crate::read;
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::future::{Either, Ready, ready};
+use futures_util::future::{Either, FutureExt, Map, Ready, ready};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame};
 use std::convert::Infallible;
@@ -72,7 +73,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<Ready<Answer>, S::Future>;
+    type Future = Either<Ready<Answer>, Map<S::Future, fn(Answer) -> Answer>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
@@ -82,7 +83,7 @@ where
         // Compressed requests are refused by the generated server, as everywhere.
         let plain = request.headers().get("grpc-encoding").is_none_or(|encoding| encoding == "identity");
         if request.uri().path() != PATH || !plain {
-            return Either::Right(self.inner.call(request));
+            return Either::Right(self.inner.call(request).map(charged as fn(Answer) -> Answer));
         }
         let decoder = ProtoCodec::<v1::FetchStreamResponse, v1::FetchStreamRequest>::default().decoder();
         let inbound = Streaming::new_request(decoder, request.into_body(), None, Some(self.most));
@@ -93,6 +94,35 @@ where
         let grpc = HeaderValue::from_static("application/grpc");
         response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
         Either::Left(ready(Ok(response)))
+    }
+}
+
+/// Keeps the charge of an answer until its body is gone.
+fn charged(answer: Answer) -> Answer {
+    answer.map(|mut answer| match answer.extensions_mut().remove::<Arc<Charge>>() {
+        Some(charge) => answer.map(|body| Body::new(ChargedBody { body, _charge: charge })),
+        None => answer,
+    })
+}
+
+struct ChargedBody {
+    body: Body,
+    _charge: Arc<Charge>,
+}
+
+impl HttpBody for ChargedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
     }
 }
 

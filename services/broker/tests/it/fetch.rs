@@ -413,3 +413,30 @@ async fn deleted_records_are_out_of_range() {
     assert_eq!(code(delete(-2).await), ErrorCode::InvalidRequest);
     assert_eq!(delete(-1).await.unwrap(), 3);
 }
+
+#[tokio::test]
+async fn answers_share_a_budget_and_give_it_back_when_they_are_sent() {
+    let cluster = Cluster::start_with(|config| config.limits.fetch_answers_bytes = 1).await;
+    cluster.topic("t", 2, &[]).await;
+    for partition in 0..2 {
+        cluster.produce(produce_batch("t", partition, batch(&["a"]), v1::Acks::All)).await.unwrap();
+    }
+    let wanted =
+        |partition| v1::FetchPartition { topic: "t".into(), partition, offset: 0, ..Default::default() };
+    let request = v1::FetchRequest { partitions: vec![wanted(0), wanted(1)], ..Default::default() };
+    for _ in 0..3 {
+        let fetched = async {
+            loop {
+                match cluster.consumer().fetch(request.clone()).await {
+                    Ok(answer) => break answer.into_inner(),
+                    // The one before is on its last way out.
+                    Err(status) => assert_eq!(api_error(&status).code, ErrorCode::Throttled),
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let answer = tokio::time::timeout(LONG, fetched).await.unwrap();
+        let found: Vec<_> = answer.partitions.iter().map(|data| data.partition).collect();
+        assert_eq!(found, [0], "the first read uses the budget up");
+    }
+}
