@@ -103,7 +103,7 @@ impl LogManager {
         };
         dir.volume.forget_on_disk(partition)?;
         let path = dir.path().join(partition.to_string());
-        let log = create(&self.storage, dir, &self.pool, partition, &path, topic_id, config, now);
+        let log = create(&self.storage, dir, &self.pool, partition, &path, topic_id, config, adopted, now);
         let log = match log {
             Ok(log) => log,
             Err(err) => {
@@ -227,6 +227,7 @@ fn create(
     path: &std::path::Path,
     topic_id: Option<TopicId>,
     config: LogConfig,
+    adopted: bool,
     now: Timestamp,
 ) -> Result<Arc<Log>, OpenError> {
     storage.create_dir_all(path).map_err(|err| StorageError::io("create", path, err))?;
@@ -240,9 +241,10 @@ fn create(
         pool: Arc::clone(pool),
         config,
         log_start: Offset::ZERO,
-        recovery_point: None,
+        // A new folder has nothing to scan: that saves a sync and two files for each of many partitions.
+        recovery_point: (!adopted).then_some(Offset::ZERO),
         high_watermark: Offset::ZERO,
-        clean: false,
+        clean: !adopted,
         now,
     })
 }

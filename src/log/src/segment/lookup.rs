@@ -153,7 +153,10 @@ impl Segment {
         while let Some(batch) = scan.next().map_err(|err| self.scan_error(err))? {
             index.note(&batch, self.base, self.index_interval);
         }
-        tracing::info!(partition = %self.home.partition, segment = %self.base, "rebuilt the index");
+        // An empty segment has no index files before its first roll or recovery.
+        if self.size() > 0 {
+            tracing::info!(partition = %self.home.partition, segment = %self.base, "rebuilt the index");
+        }
         index.finish(self.base);
         if let Err(err) = index.store(&*self.home.storage) {
             tracing::warn!(partition = %self.home.partition, error = %err, "cannot store a rebuilt index");

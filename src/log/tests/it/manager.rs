@@ -315,3 +315,14 @@ fn a_clean_restart_remembers_five_batches_of_each_producer_however_far_back() {
         assert_eq!(again.base_offset, Offset(i64::from(i) * 102), "batch {i}");
     }
 }
+
+#[test]
+fn a_new_log_costs_few_changes_on_disk() {
+    let (sim, storage) = sim();
+    let manager = open(&storage, Path::new("/data"), &small()).unwrap();
+    let before = sim.op_count();
+    let log = manager.get_or_create(&tp("t", 0), Some(TopicId([1; 16])), small(), NOW).unwrap();
+    assert!(!log.recovery_report().recovered);
+    // The folder; the topic's id as a file written, synced, renamed and its name synced; the segment and its name.
+    assert!(sim.op_count() - before <= 8, "{} changes", sim.op_count() - before);
+}
