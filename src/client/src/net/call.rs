@@ -12,11 +12,12 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-/// Endpoints that an error message names at most.
-const MAX_NAMED: usize = 8;
+/// The shortest time that a broker has to answer, unless the whole call has less.
+const MIN_ATTEMPT: Duration = Duration::from_secs(1);
 
 impl Client {
-    /// Calls brokers, one after the other, until one answers, refuses for good, or `request_timeout` has passed.
+    /// Calls brokers, one after the other, until one answers, refuses for good, or `request_timeout` has passed. One
+    /// that takes the call and never answers has its share of the time only: the others get theirs.
     pub(crate) async fn call<T, F, Fut>(&self, call: F) -> Result<T, ClientError>
     where
         F: Fn(Channel) -> Fut,
@@ -46,14 +47,17 @@ impl Client {
                 )
                 .into());
             }
-            for endpoint in &endpoints {
+            for (endpoint, left) in endpoints.iter().zip((1..=endpoints.len()).rev()) {
                 let channel = self.channels().get(Purpose::Control, endpoint)?;
-                if !tried.contains(endpoint) && tried.len() < MAX_NAMED {
+                if !tried.contains(endpoint) {
                     tried.push(Arc::clone(endpoint));
                 }
-                let outcome = match tokio::time::timeout_at(deadline, call(channel)).await {
+                let attempt = share(deadline.saturating_duration_since(Instant::now()), left);
+                let outcome = match tokio::time::timeout(attempt, call(channel)).await {
                     Ok(outcome) => outcome,
-                    Err(_) => Err(Status::deadline_exceeded("no answer")),
+                    Err(_) => {
+                        Err(Status::deadline_exceeded(format!("{endpoint} did not answer in {attempt:?}")))
+                    }
                 };
                 let status = match outcome {
                     Ok(response) => return Ok(response.into_inner()),
@@ -88,6 +92,12 @@ impl Client {
     }
 }
 
+/// The part of the remaining time that the next of so many endpoints gets.
+fn share(remaining: Duration, endpoints: usize) -> Duration {
+    let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX).max(1);
+    (remaining / endpoints).max(MIN_ATTEMPT).min(remaining)
+}
+
 enum Failure {
     Answer(ApiError),
     Transport(String),
@@ -97,4 +107,19 @@ enum Failure {
 fn worth_a_retry(error: &ApiError) -> bool {
     use thalweg_core::ErrorCode as E;
     error.retriable() != Retriable::No && !matches!(error.code, E::UnknownTopic | E::UnknownPartition)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_endpoint_has_its_share_but_not_less_than_a_second_of_what_is_there() {
+        let seconds = Duration::from_secs;
+        assert_eq!(share(seconds(30), 3), seconds(10));
+        assert_eq!(share(seconds(20), 2), seconds(10));
+        assert_eq!(share(seconds(10), 1), seconds(10));
+        assert_eq!(share(seconds(5), 100), MIN_ATTEMPT);
+        assert_eq!(share(Duration::from_millis(300), 2), Duration::from_millis(300));
+    }
 }

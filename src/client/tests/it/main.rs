@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers outside of test functions are tests too
 
+mod calling;
 mod cluster;
 mod log;
 mod producing;

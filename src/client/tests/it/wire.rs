@@ -1,11 +1,11 @@
-//! A network that a test can cut.
+//! Networks that fail: one that a test can cut, and brokers that never answer.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use thalweg_client::{BoxedIo, Connector};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
 /// TCP until it is cut. Clones share the cut.
@@ -47,4 +47,10 @@ impl Connector for Wire {
             Ok(BoxedIo::new(near))
         })
     }
+}
+
+/// A port that takes connections and never answers, while it is kept.
+pub async fn silent() -> (String, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    (listener.local_addr().unwrap().to_string(), listener)
 }
