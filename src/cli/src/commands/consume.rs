@@ -7,9 +7,12 @@ use crate::format::{Format, record_json};
 use crate::time::now;
 use std::io::{self, BufWriter, Write};
 use std::time::Duration;
-use thalweg_client::{Chunk, PartitionReader, ReaderConfig, Start};
+use thalweg_client::{Chunk, PartitionReader, ReadError, ReaderConfig, Start};
 use thalweg_core::batch::RecordView;
 use thalweg_core::{Offset, PartitionId};
+
+/// How often a wait that may last for ever looks whether the brokers are still there.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 impl ConsumeArgs {
     /// Lets what stands on the command line win over the environment; two starts contradict each other.
@@ -89,18 +92,44 @@ async fn print(
             Err(_) => {
                 // Nothing is waiting: what was printed must be seen before this waits.
                 printer.out.flush().map_err(CliError::output)?;
-                match idle {
-                    None => reader.next().await,
-                    Some(idle) => match tokio::time::timeout(idle, reader.next()).await {
-                        Ok(chunk) => chunk,
-                        Err(_) => return Ok(()),
-                    },
+                match wait(reader, idle).await? {
+                    Some(chunk) => chunk,
+                    None => return Ok(()),
                 }
             }
         };
         let chunk = chunk.map_err(CliError::failed)?;
         if printer.chunk(&chunk, &mut scratch)? == Next::Stop {
             return Ok(());
+        }
+    }
+}
+
+/// Waits for data as long as it may take; none when nothing came for the time that was given. A broker that is gone is no
+/// empty topic: then the wait fails, or, when it may last for ever, says so.
+async fn wait(
+    reader: &mut PartitionReader,
+    idle: Option<Duration>,
+) -> Result<Option<Result<Chunk, ReadError>>, CliError> {
+    if let Some(idle) = idle {
+        return match (tokio::time::timeout(idle, reader.next()).await, reader.last_failure()) {
+            (Ok(chunk), _) => Ok(Some(chunk)),
+            (Err(_), None) => Ok(None),
+            (Err(_), Some(why)) => Err(CliError::failed(format_args!("not all was read: {why}"))),
+        };
+    }
+    let mut warned = false;
+    loop {
+        match tokio::time::timeout(LOOK_EVERY, reader.next()).await {
+            Ok(chunk) => return Ok(Some(chunk)),
+            Err(_) => match reader.last_failure() {
+                Some(why) if !warned => {
+                    eprintln!("warning: {why}; trying again until it works");
+                    warned = true;
+                }
+                Some(_) => {}
+                None => warned = false,
+            },
         }
     }
 }
