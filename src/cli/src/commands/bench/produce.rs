@@ -6,7 +6,7 @@ use super::{BenchTopic, Until};
 use crate::error::CliError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use thalweg_client::{Acks, Client, DeliveryError, Producer, ProducerConfig, ProducerRecord, SendError};
+use thalweg_client::{Acks, Client, Producer, ProducerConfig, ProducerRecord, SendError};
 
 /// One record in so many is timed.
 const SAMPLE_EVERY: u64 = 64;
@@ -47,14 +47,14 @@ pub async fn measure(client: &Client, args: &ProduceBench, topic: &str) -> Resul
         elapsed => elapsed,
     };
     let rate = args.rate.map(|rate| rate / f64::from(args.producers));
-    let noted = Arc::new(Mutex::new(Noted::default()));
+    let samples = Arc::new(Mutex::new(Samples::default()));
     let admin = client.admin();
     let meter = CpuMeter::start(&admin).await?;
     let mut tasks = Vec::new();
     for producer in producers {
-        let (topic, value, noted) = (topic.to_owned(), value.clone(), Arc::clone(&noted));
+        let (topic, value, samples) = (topic.to_owned(), value.clone(), Arc::clone(&samples));
         tasks.push(tokio::spawn(async move {
-            let sent = send_all(&producer, &topic, &value, until, rate, &noted).await?;
+            let sent = send_all(&producer, &topic, &value, until, rate, &samples).await?;
             producer.flush().await.map_err(CliError::failed)?;
             Ok::<(u64, Producer), CliError>((sent, producer))
         }));
@@ -69,13 +69,16 @@ pub async fn measure(client: &Client, args: &ProduceBench, topic: &str) -> Resul
     }
     let usage = meter.stop().await?;
     for producer in open {
+        if producer.failed_records() > 0 {
+            let (failed, first) = (producer.failed_records(), producer.first_failure());
+            let why = first.map_or_else(String::new, |failure| failure.to_string());
+            return Err(CliError::failed(format_args!(
+                "{failed} of {records} records were not written: {why}"
+            )));
+        }
         producer.close().await.map_err(CliError::failed)?;
     }
-    let Noted { samples, failure } =
-        std::mem::take(&mut *noted.lock().unwrap_or_else(PoisonError::into_inner));
-    if let Some(failure) = failure {
-        return Err(CliError::failed(format_args!("not all records were written: {failure}")));
-    }
+    let samples = std::mem::take(&mut *samples.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(Report {
         case: "produce",
         records,
@@ -87,20 +90,13 @@ pub async fn measure(client: &Client, args: &ProduceBench, topic: &str) -> Resul
     })
 }
 
-/// What the acknowledgements told.
-#[derive(Default)]
-struct Noted {
-    samples: Samples,
-    failure: Option<DeliveryError>,
-}
-
 async fn send_all(
     producer: &Producer,
     topic: &str,
     value: &[u8],
     until: Until,
     rate: Option<f64>,
-    noted: &Arc<Mutex<Noted>>,
+    samples: &Arc<Mutex<Samples>>,
 ) -> Result<u64, CliError> {
     let start = Instant::now();
     let record = ProducerRecord {
@@ -129,12 +125,10 @@ async fn send_all(
             }
         }
         if rate.is_some() || sent.is_multiple_of(SAMPLE_EVERY) {
-            let (begun, noted) = (Instant::now(), Arc::clone(noted));
-            let timed = move |outcome: Result<_, DeliveryError>| {
-                let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
-                match outcome {
-                    Ok(_) => noted.samples.add(begun.elapsed()),
-                    Err(failure) => noted.failure = noted.failure.take().or(Some(failure)),
+            let (begun, samples) = (Instant::now(), Arc::clone(samples));
+            let timed = move |outcome: Result<_, _>| {
+                if outcome.is_ok() {
+                    samples.lock().unwrap_or_else(PoisonError::into_inner).add(begun.elapsed());
                 }
             };
             producer.send_with(record, timed).await.map_err(CliError::failed)?;
