@@ -105,6 +105,11 @@ impl MetadataCache {
         known.brokers.get(&id).map(|endpoint| Leader { id, endpoint: Arc::clone(endpoint) })
     }
 
+    /// Whether the topic is known, and has no such partition.
+    pub(crate) fn lacks(&self, topic: &str, partition: PartitionId) -> bool {
+        self.lock().topics.get(topic).is_some_and(|entry| entry.topic.partition(partition).is_none())
+    }
+
     /// The endpoints of all known brokers, in the order of their ids.
     pub(crate) fn endpoints(&self) -> Vec<Arc<str>> {
         let mut brokers: Vec<_> = self.lock().brokers.iter().map(|(id, at)| (*id, Arc::clone(at))).collect();

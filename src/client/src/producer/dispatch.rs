@@ -207,6 +207,12 @@ impl Dispatcher {
     fn route(&mut self, now: Instant) {
         let mut index = 0;
         while let Some(resting) = self.resting.get_mut(index) {
+            let closed = resting.lane.queue.lock().closed().cloned();
+            if let Some(why) = closed {
+                resting.lane.window.batches_mut().for_each(|batch| batch.fail(why.clone()));
+                self.resting.swap_remove(index);
+                continue;
+            }
             let may_go = !resting.refresh && resting.not_before <= now && !resting.lane.window.needs_epoch();
             if !may_go || !resting.busy() {
                 index += 1;
@@ -218,7 +224,12 @@ impl Dispatcher {
             let Some(leader) = leader else {
                 resting.refresh = true;
                 resting.not_before = now + resting.lane.backoff.next_pause();
-                resting.lane.failed("the partition has no leader", Some(ErrorCode::LeaderNotAvailable));
+                let cache = self.shared.client.cache();
+                if cache.lacks(queue.topic.as_str(), queue.partition) {
+                    resting.lane.failed("the topic has no such partition", Some(ErrorCode::UnknownPartition));
+                } else {
+                    resting.lane.failed("the partition has no leader", Some(ErrorCode::LeaderNotAvailable));
+                }
                 index += 1;
                 continue;
             };

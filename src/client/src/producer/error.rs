@@ -3,7 +3,7 @@
 use crate::ClientError;
 use std::sync::Arc;
 use std::time::Duration;
-use thalweg_core::ErrorCode;
+use thalweg_core::{ErrorCode, PartitionId, TopicName};
 use thalweg_proto::ApiError;
 
 /// Why a record was not taken. Nothing of it was sent.
@@ -99,6 +99,19 @@ pub enum DeliveryError {
         /// The broker's last code, if a broker answered.
         code: Option<ErrorCode>,
     },
+    /// The topic was deleted and created again with fewer partitions. The record may have been written to the old one.
+    #[error(
+        "topic {topic} was deleted and created again with {partitions} partitions; partition {partition} is gone, and \
+         the record with it"
+    )]
+    TopicRecreated {
+        /// The topic.
+        topic: TopicName,
+        /// The record's partition.
+        partition: PartitionId,
+        /// How many there are now.
+        partitions: usize,
+    },
     /// The producer's sender ended with the record still in it. The record may have been written or not.
     #[error("the producer's sender ended before the record was delivered")]
     SenderGone,
@@ -110,6 +123,7 @@ impl DeliveryError {
         match self {
             DeliveryError::Refused(error) => Some(error.code),
             DeliveryError::TimedOut { code, .. } => *code,
+            DeliveryError::TopicRecreated { .. } => Some(ErrorCode::UnknownPartition),
             DeliveryError::SenderGone => None,
         }
     }
@@ -119,6 +133,7 @@ impl DeliveryError {
         match self {
             DeliveryError::Refused(error) => error.retriable() != thalweg_core::Retriable::No,
             DeliveryError::TimedOut { .. } | DeliveryError::SenderGone => true,
+            DeliveryError::TopicRecreated { .. } => false,
         }
     }
 }

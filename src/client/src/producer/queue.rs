@@ -34,7 +34,8 @@ pub(crate) struct QueueState {
     /// Bytes of keyless records since the sticky partition last moved.
     pub(crate) sticky_bytes: usize,
     pub(crate) home: Home,
-    closed: bool,
+    /// Why it takes no more records.
+    closed: Option<DeliveryError>,
 }
 
 #[derive(Debug)]
@@ -61,9 +62,9 @@ pub(crate) enum Drained<B> {
     Empty,
 }
 
-/// The queue takes no more records.
+/// The queue takes no more records, for this reason.
 #[derive(Debug)]
-pub(crate) struct QueueClosed;
+pub(crate) struct QueueClosed(pub(crate) DeliveryError);
 
 impl PartitionQueue {
     pub(crate) fn new(topic: TopicName, partition: PartitionId) -> Arc<PartitionQueue> {
@@ -72,7 +73,7 @@ impl PartitionQueue {
             ready: VecDeque::new(),
             sticky_bytes: 0,
             home: Home::Unborn,
-            closed: false,
+            closed: None,
         };
         Arc::new(PartitionQueue {
             topic,
@@ -97,7 +98,7 @@ impl PartitionQueue {
     /// Takes no more records, and fails those that are there.
     pub(crate) fn close(&self, error: &DeliveryError) {
         let mut state = self.lock();
-        state.closed = true;
+        state.closed.get_or_insert_with(|| error.clone());
         state.close_open();
         let mut ready = std::mem::take(&mut state.ready);
         // Callbacks run without the lock: one may send.
@@ -107,6 +108,11 @@ impl PartitionQueue {
 }
 
 impl QueueState {
+    /// Why it takes no more records, if it does not.
+    pub(crate) fn closed(&self) -> Option<&DeliveryError> {
+        self.closed.as_ref()
+    }
+
     /// Adds a record to the open batch; `None` if there is none with room.
     #[inline]
     pub(crate) fn append(
@@ -115,8 +121,8 @@ impl QueueState {
         timestamp: Timestamp,
         callback: &mut Option<Callback>,
     ) -> Result<Option<Delivery>, QueueClosed> {
-        if self.closed {
-            return Err(QueueClosed);
+        if let Some(why) = &self.closed {
+            return Err(QueueClosed(why.clone()));
         }
         let Some(open) = &mut self.open else { return Ok(None) };
         if !open.builder.has_room_for(record.key, record.value, record.headers) {

@@ -191,7 +191,7 @@ impl Shared {
                     state.home.signal();
                     delivery
                 }
-                Err(QueueClosed) => return Err(Obstacle::Final(SendError::Closed)),
+                Err(QueueClosed(why)) => return Err(Obstacle::Final(closed(record.topic, partition, &why))),
             };
             if sticky && topic.queues.len() > 1 {
                 state.sticky_bytes += size;
@@ -287,6 +287,19 @@ impl Shared {
                 callback(outcome);
             }
         })
+    }
+}
+
+/// Why a queue took no record.
+fn closed(topic: &str, partition: PartitionId, why: &DeliveryError) -> SendError {
+    match why {
+        // The topic shrank after this call had looked.
+        DeliveryError::TopicRecreated { partitions, .. } => SendError::UnknownPartition {
+            topic: topic.to_owned(),
+            partition: partition.get(),
+            partitions: *partitions,
+        },
+        _ => SendError::Closed,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The partitions that a producer knows of, by topic.
 
+use super::error::DeliveryError;
 use super::queue::PartitionQueue;
 use crate::TopicMetadata;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -52,7 +53,8 @@ impl Topics {
         with(found.map(|found| &**found))
     }
 
-    /// Takes in what metadata says: a new topic, or more partitions of a known one. Partitions are never taken away.
+    /// Takes in what metadata says: a new topic, or more partitions of a known one. Partitions are taken away only from a
+    /// topic that was created anew: fewer of the same topic come from a broker that lags behind.
     pub(crate) fn grow(&self, metadata: &TopicMetadata) {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let all = self.all.load_full();
@@ -63,6 +65,12 @@ impl Topics {
             return;
         }
         let mut queues = known.map_or_else(Vec::new, |known| known.queues.clone());
+        let recreated = known.is_some_and(|known| known.id != metadata.id);
+        let gone = if recreated && queues.len() > metadata.partitions.len() {
+            queues.split_off(metadata.partitions.len())
+        } else {
+            Vec::new()
+        };
         for partition in metadata.partitions.iter().skip(queues.len()) {
             let queue = PartitionQueue::new(metadata.name.clone(), partition.partition);
             queue.set_leaderless(partition.leader_id.get() < 0);
@@ -80,6 +88,13 @@ impl Topics {
         grown.insert(topic.name.clone(), topic);
         self.all.store(Arc::new(grown));
         self.last.store(None);
+        for queue in gone {
+            queue.close(&DeliveryError::TopicRecreated {
+                topic: queue.topic.clone(),
+                partition: queue.partition,
+                partitions: metadata.partitions.len(),
+            });
+        }
     }
 
     pub(crate) fn names(&self) -> Vec<TopicName> {
@@ -175,6 +190,17 @@ mod tests {
         });
         topics.grow(&metadata(3));
         assert_eq!(topics.with("t", |topic| topic.unwrap().queues.len()), 5);
+    }
+
+    #[test]
+    fn a_topic_that_was_created_anew_has_the_new_partitions_only() {
+        let topics = Topics::default();
+        topics.grow(&metadata(5));
+        let queues = topics.with("t", |topic| topic.unwrap().queues.clone());
+        topics.grow(&TopicMetadata { id: TopicId([2; 16]), ..metadata(3) });
+        assert_eq!(topics.with("t", |topic| topic.unwrap().queues.len()), 3);
+        let closed: Vec<bool> = queues.iter().map(|queue| queue.lock().closed().is_some()).collect();
+        assert_eq!(closed, [false, false, false, true, true]);
     }
 
     #[test]

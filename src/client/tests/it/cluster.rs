@@ -50,6 +50,7 @@ pub struct State {
     pub epochs: Vec<i32>,
     pub faults: VecDeque<Fault>,
     pub endpoints: Vec<String>,
+    pub topic_id: String,
     pub max_batch: usize,
     pub producer_epoch: i32,
     /// Each fetch stream breaks after so many messages.
@@ -160,6 +161,9 @@ impl Broker {
         let fault = {
             let mut state = self.cluster.lock();
             state.requests += 1;
+            if partition >= state.leaders.len() {
+                return Some(Err(ApiError::new(ErrorCode::UnknownPartition, "no such partition")));
+            }
             if state.leaders[partition] != self.index {
                 return Some(Err(state.not_leader(partition)));
             }
@@ -401,6 +405,7 @@ impl ClusterService for Broker {
         };
         let topic = proto::Topic {
             name: name.clone(),
+            topic_id: state.topic_id.clone(),
             partitions: state.leaders.iter().enumerate().map(partition).collect(),
             ..Default::default()
         };

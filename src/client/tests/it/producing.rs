@@ -127,6 +127,35 @@ async fn failed_records_are_counted_though_nobody_looks_at_their_deliveries() {
 }
 
 #[tokio::test]
+async fn records_of_partitions_that_a_new_topic_does_not_have_are_told_so() {
+    let cluster = Cluster::start(3).await;
+    let config = ProducerConfig { linger: Duration::from_secs(20), ..config() };
+    let producer = cluster.client().await.producer(config).await.unwrap();
+    let to = |partition| ProducerRecord::new(TOPIC).partition(PartitionId(partition));
+    // One waits for its linger; the other is tried again and again.
+    let waiting = producer.send(to(1)).await.unwrap();
+    cluster.faults(vec![Fault::Refuse(ErrorCode::LeaderNotAvailable); 5_000]);
+    let tried = producer.send(to(2).value(&[0; 400])).await.unwrap();
+    {
+        let mut state = cluster.lock();
+        state.topic_id = "2".repeat(32);
+        state.leaders.truncate(1);
+    }
+    for (partition, delivery) in [(1, waiting), (2, tried)] {
+        let outcome = tokio::time::timeout(Duration::from_secs(20), delivery).await;
+        let error = outcome.expect("nobody tells").unwrap_err();
+        let expected = format!("created again with 1 partitions; partition {partition} is gone");
+        assert!(error.to_string().contains(&expected), "{error}");
+        let error = producer.send(to(partition)).await.unwrap_err();
+        assert!(error.to_string().contains("it has 1"), "{error}");
+    }
+    cluster.lock().faults.clear();
+    let left = producer.send(to(0)).await.unwrap();
+    producer.close().await.unwrap();
+    left.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_batch_that_is_too_old_to_be_known_counts_as_delivered() {
     let cluster = Cluster::start(1).await;
     cluster.faults([Fault::WriteAndRefuse(ErrorCode::DuplicateSequence)]);
