@@ -3,7 +3,7 @@
 
 use super::delivery::Written;
 use super::inbox::{Home, Inbox};
-use super::lane::{Lane, Rest};
+use super::lane::Lane;
 use super::sender::Sender;
 use super::shared::Shared;
 use super::window::Identity;
@@ -105,9 +105,8 @@ impl Dispatcher {
         let mut lanes = Vec::new();
         self.shared.dispatch.take(&mut lanes, &mut Vec::new());
         for mut lane in lanes {
-            let Rest { refresh, pause } = std::mem::take(&mut lane.rest);
-            let not_before = if pause { now + lane.backoff.next_pause() } else { now };
-            self.resting.push(Resting { lane, not_before, refresh });
+            let (pause, refresh) = lane.end_rest();
+            self.resting.push(Resting { lane, not_before: now + pause, refresh });
         }
     }
 

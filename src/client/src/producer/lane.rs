@@ -35,6 +35,8 @@ pub(crate) struct Rest {
     pub(crate) refresh: bool,
     /// A pause comes first.
     pub(crate) pause: bool,
+    /// An answer named a leader that is not older than the one that was known.
+    pub(crate) followed: bool,
 }
 
 impl Lane {
@@ -53,6 +55,15 @@ impl Lane {
 
     pub(crate) fn failed(&mut self, why: impl Into<Arc<str>>, code: Option<ErrorCode>) {
         self.last_failure = Some((why.into(), code));
+    }
+
+    /// Decides, once for everything that was answered since the last rest, how long it pauses and whether its leader must
+    /// be asked for. A leader that an answer names is followed at once, the first time.
+    pub(crate) fn end_rest(&mut self) -> (Duration, bool) {
+        let Rest { refresh, pause, followed } = std::mem::take(&mut self.rest);
+        let at_once = followed && !pause && self.backoff.is_fresh();
+        let next = if pause || followed { self.backoff.next_pause() } else { Duration::ZERO };
+        (if at_once { Duration::ZERO } else { next }, refresh && !followed)
     }
 
     /// Fails every record older than `limit`. Says whether any was.

@@ -43,9 +43,11 @@ impl Lane {
             _ if error.retriable() == Retriable::No => Answer::Fatal,
             _ => Answer::Retry,
         };
-        self.rest.pause |= answer == Answer::Retry;
-        if error.retriable() == Retriable::AfterRefresh {
-            self.rest.refresh = !self.follow(&error, shared);
+        if self.follow(&error, shared) {
+            self.rest.followed = true;
+        } else {
+            self.rest.pause |= answer == Answer::Retry;
+            self.rest.refresh |= error.retriable() == Retriable::AfterRefresh;
         }
         match self.window.answer(answer) {
             Verdict::Settled(mut batch) => batch.fail(DeliveryError::Refused(Arc::new(error))),
@@ -54,15 +56,10 @@ impl Lane {
         }
     }
 
-    /// Follows the answer to the leader that it names, if it does. The first time at once.
-    fn follow(&mut self, error: &ApiError, shared: &Shared) -> bool {
+    /// Follows the answer to the leader that it names, if it does.
+    fn follow(&self, error: &ApiError, shared: &Shared) -> bool {
         let Some(Detail::NotLeader { leader, endpoint, epoch }) = &error.detail else { return false };
         let (topic, partition) = (self.queue.topic.as_str(), self.queue.partition);
-        let followed = shared.client.cache().follow(topic, partition, *leader, endpoint, *epoch);
-        if followed && self.backoff.is_fresh() {
-            self.backoff.next_pause();
-            self.rest.pause = false;
-        }
-        followed
+        shared.client.cache().follow(topic, partition, *leader, endpoint, *epoch)
     }
 }

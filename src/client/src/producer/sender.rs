@@ -100,7 +100,7 @@ impl Sender {
                 lane.window.disconnect();
                 lane.window.rest();
                 lane.failed(Arc::clone(&why), *code);
-                lane.rest = Rest { refresh: true, pause: true };
+                lane.rest = Rest { refresh: true, pause: true, followed: false };
                 self.shared.give_back(lane);
             }
         }

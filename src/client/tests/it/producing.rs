@@ -73,6 +73,20 @@ async fn the_leader_is_followed() {
 }
 
 #[tokio::test]
+async fn a_named_leader_is_followed_at_once_whatever_is_in_flight() {
+    let cluster = Cluster::start(1).await;
+    // Time for other batches to be in flight behind the one that hears of the move.
+    cluster.faults([Fault::None, Fault::Wait(300), Fault::Move]);
+    let pause = Duration::from_secs(60);
+    let config = ProducerConfig { retry_backoff: pause, retry_backoff_max: pause, ..config() };
+    let producer = cluster.client().await.producer(config).await.unwrap();
+    drop(send_all(&producer, 300).await);
+    let closed = tokio::time::timeout(Duration::from_secs(20), producer.close()).await;
+    closed.expect("the producer pauses").unwrap();
+    assert_eq!(cluster.lock().logs[0].values().len(), 300);
+}
+
+#[tokio::test]
 async fn what_is_retriable_is_retried_in_order() {
     let refuse = Fault::Refuse(ErrorCode::NotEnoughReplicas);
     let after = Fault::WriteAndRefuse(ErrorCode::NotEnoughReplicasAfterAppend);
