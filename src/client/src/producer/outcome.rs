@@ -49,7 +49,10 @@ impl Lane {
             self.rest.pause |= answer == Answer::Retry;
             self.rest.refresh |= error.retriable() == Retriable::AfterRefresh;
         }
-        match self.window.answer(answer) {
+        let verdict = self.window.answer(answer);
+        // A leader that refuses every new epoch too must not be asked without end.
+        self.rest.pause |= self.window.needs_epoch();
+        match verdict {
             Verdict::Settled(mut batch) => batch.fail(DeliveryError::Refused(Arc::new(error))),
             Verdict::Repeated(mut batch) => batch.delivered(Written::UNKNOWN),
             Verdict::Kept => {}

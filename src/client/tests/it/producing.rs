@@ -102,6 +102,25 @@ async fn a_producer_that_the_leader_forgot_goes_on_under_a_new_epoch() {
 }
 
 #[tokio::test]
+async fn new_epochs_are_asked_for_with_pauses_between() {
+    let cluster = Cluster::start(1).await;
+    cluster.faults(vec![Fault::Refuse(ErrorCode::UnknownProducerId); 10_000]);
+    let config = ProducerConfig {
+        retry_backoff: Duration::from_millis(100),
+        request_timeout: Duration::from_millis(500),
+        delivery_timeout: Duration::from_secs(1),
+        ..config()
+    };
+    let config = ProducerConfig { retry_backoff_max: config.retry_backoff, ..config };
+    let producer = cluster.client().await.producer(config).await.unwrap();
+    let delivery = producer.send(ProducerRecord::new(TOPIC)).await.unwrap();
+    assert!(matches!(delivery.await, Err(DeliveryError::TimedOut { .. })));
+    // About a dozen pauses go into a second; without them there are hundreds of epochs.
+    let epochs = cluster.lock().producer_epoch;
+    assert!((1..60).contains(&epochs), "{epochs}");
+}
+
+#[tokio::test]
 async fn a_refused_batch_fails_alone() {
     let cluster = Cluster::start(1).await;
     cluster.faults([Fault::None, Fault::Refuse(ErrorCode::InvalidTimestamp)]);
