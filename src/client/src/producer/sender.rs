@@ -20,6 +20,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use thalweg_core::{ErrorCode, Offset};
@@ -85,11 +86,9 @@ impl Sender {
 
     pub(crate) async fn run(mut self) {
         let guard = CloseOnDrop(Arc::clone(&self.inbox));
-        let open = ProduceLink::open(&self.shared.client, &self.leader.endpoint);
-        let end = match tokio::time::timeout(self.shared.config.request_timeout, open).await {
-            Ok(Ok(link)) => self.serve(link).await,
-            Ok(Err(error)) => End::from_error(&error),
-            Err(_) => End::Broken("the produce stream did not open in time".to_owned(), None),
+        let end = match self.open().await {
+            Ok(link) => self.serve(link).await,
+            Err(end) => end,
         };
         if let End::Broken(why, code) = &end {
             tracing::info!(broker = %self.leader.id, endpoint = %self.leader.endpoint, why, "produce stream ended");
@@ -102,6 +101,27 @@ impl Sender {
                 lane.failed(Arc::clone(&why), *code);
                 lane.rest = Rest { refresh: true, pause: true, followed: false };
                 self.shared.give_back(lane);
+            }
+        }
+    }
+
+    /// Opens the stream. Records whose time runs out meanwhile are told so, and a producer that ends does not wait for it.
+    async fn open(&mut self) -> Result<ProduceLink, End> {
+        let shared = Arc::clone(&self.shared);
+        let endpoint = Arc::clone(&self.leader.endpoint);
+        let open = ProduceLink::open(&shared.client, &endpoint);
+        let mut open = pin!(tokio::time::timeout(shared.config.request_timeout, open));
+        loop {
+            self.look_around(Instant::now());
+            tokio::select! {
+                opened = &mut open => return match opened {
+                    Ok(Ok(link)) => Ok(link),
+                    Ok(Err(error)) => Err(End::from_error(&error)),
+                    Err(_) => Err(End::Broken("the produce stream did not open in time".to_owned(), None)),
+                },
+                () = self.inbox.changed() => {}
+                () = shared.stop.cancelled() => return Err(End::Stopped),
+                () = tokio::time::sleep_until(self.next_expiry) => {}
             }
         }
     }
@@ -170,7 +190,10 @@ impl Sender {
             self.next_expiry = now + self.shared.config.expiry_interval();
             let limit = self.shared.config.delivery_timeout;
             for lane in self.lanes.iter_mut().flatten() {
-                lane.expire(now, limit);
+                if lane.expire(now, limit) && lane.window.is_quiet() {
+                    // What was told to have failed is not sent again.
+                    lane.window.rest();
+                }
             }
         }
     }

@@ -51,6 +51,8 @@ pub struct State {
     pub faults: VecDeque<Fault>,
     pub endpoints: Vec<String>,
     pub topic_id: String,
+    /// Produce streams are taken, and never opened.
+    pub hang_open: bool,
     pub max_batch: usize,
     pub producer_epoch: i32,
     /// Each fetch stream breaks after so many messages.
@@ -210,6 +212,9 @@ impl ProducerService for Broker {
         &self,
         request: Request<Streaming<ProduceStreamRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
+        if self.cluster.lock().hang_open {
+            std::future::pending::<()>().await;
+        }
         let (answers, receiver) = mpsc::channel(64);
         let broker = self.clone();
         tokio::spawn(async move {

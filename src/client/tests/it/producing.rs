@@ -189,6 +189,26 @@ async fn records_of_partitions_that_a_new_topic_does_not_have_are_told_so() {
 }
 
 #[tokio::test]
+async fn close_does_not_wait_for_a_stream_that_nobody_needs() {
+    let cluster = Cluster::start(2).await;
+    cluster.lock().hang_open = true;
+    let producer = cluster.client().await.producer(config()).await.unwrap();
+    let to = |partition| ProducerRecord::new(TOPIC).partition(PartitionId(partition));
+    let waiting = producer.send(to(1)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    {
+        let mut state = cluster.lock();
+        state.topic_id = "2".repeat(32);
+        state.leaders.truncate(1);
+    }
+    // The producer asks for the topic again, and learns that the record's partition is gone.
+    producer.send(to(5)).await.unwrap_err();
+    waiting.await.unwrap_err();
+    let closed = tokio::time::timeout(Duration::from_secs(15), producer.close()).await;
+    closed.expect("close waits for the stream").unwrap();
+}
+
+#[tokio::test]
 async fn a_batch_that_is_too_old_to_be_known_counts_as_delivered() {
     let cluster = Cluster::start(1).await;
     cluster.faults([Fault::WriteAndRefuse(ErrorCode::DuplicateSequence)]);
