@@ -218,8 +218,8 @@ impl PartitionReader {
         self.turn = self.turn.wrapping_add(1);
         for index in 0..count {
             let endpoint = &endpoints[(self.turn.wrapping_add(index)) % count];
-            for taken in 0.. {
-                if taken == MAX_MESSAGES_A_TURN {
+            for polled in 0.. {
+                if polled == MAX_MESSAGES_A_TURN {
                     // The link has not said yet that it has nothing: nobody but us would wake us.
                     cx.waker().wake_by_ref();
                     break;
