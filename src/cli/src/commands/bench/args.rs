@@ -85,6 +85,9 @@ pub struct ProduceBench {
     /// Batches in flight for each partition
     #[arg(long, env = "THALWEG_IN_FLIGHT", value_name = "N", default_value_t = 5)]
     pub in_flight: usize,
+    /// Bytes of records that a producer holds at most. A few megabytes stay in the processor's caches
+    #[arg(long, env = "THALWEG_BUFFER_MEMORY", value_name = "BYTES", default_value_t = 33_554_432)]
+    pub buffer_memory: usize,
     /// Producers, each with a connection of its own
     #[arg(long, env = "THALWEG_PRODUCERS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub producers: u32,

@@ -124,6 +124,7 @@ async fn fill(client: &Client, args: &FetchBench, topic: &BenchTopic) -> Result<
         batch_size: 262_144,
         linger_ms: 5,
         in_flight: 5,
+        buffer_memory: 32 << 20,
         producers: 1,
     };
     produce::measure(client, &fill, &topic.name).await.map(drop)

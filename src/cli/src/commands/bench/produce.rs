@@ -30,6 +30,7 @@ pub async fn measure(client: &Client, args: &ProduceBench, topic: &str) -> Resul
         compression: args.compression,
         linger: Duration::from_millis(args.linger_ms),
         batch_size: args.batch_size,
+        buffer_memory: args.buffer_memory,
         max_in_flight: args.in_flight,
         // More in flight than a broker remembers cannot be told from a duplicate.
         enable_idempotence: args.in_flight <= 5 && args.acks == Acks::All,

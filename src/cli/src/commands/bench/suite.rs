@@ -15,6 +15,9 @@ use thalweg_core::compression::Compression;
 /// Records of 1 KiB that the fetch case reads from page cache: 1 GB.
 const FETCH_RECORDS: u64 = 1_000_000;
 
+/// Bytes that the producers of the suite hold: enough for five batches in flight, and little enough to stay in cache.
+const BUFFER_MEMORY: usize = 4 << 20;
+
 struct Suite<'a> {
     global: &'a Global,
     client: Client,
@@ -128,6 +131,7 @@ impl Suite<'_> {
             batch_size: 262_144,
             linger_ms: 5,
             in_flight: 5,
+            buffer_memory: BUFFER_MEMORY,
             producers: 1,
         };
         self.prepare().await?;
