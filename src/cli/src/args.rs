@@ -1,4 +1,5 @@
-//! The command line. Every flag can be set as an environment variable too; the flag wins.
+//! The command line. Every flag can be set as an environment variable too; the flag wins. A flag that may be given again has a
+//! variable for one value.
 
 use crate::commands::bench::args::BenchArgs;
 use crate::time::Moment;

@@ -10,16 +10,16 @@ fn flags_come_from_the_environment() {
         let cli = Cli::new(args).env("THALWEG_BOOTSTRAP", &addr).input(input);
         vars.iter().fold(cli, |cli, (name, value)| cli.env(name, value)).run()
     };
-    let vars = [("THALWEG_PARTITIONS", "3"), ("THALWEG_CONFIG", "retention.ms=1000;write.caching=true")];
+    let vars = [("THALWEG_PARTITIONS", "3"), ("THALWEG_CONFIG", "retention.ms=1000")];
     run(&["topic", "create", "t"], &vars, "").ok();
     let described = run(&["topic", "describe", "t"], &[], "").ok().text();
     assert!(described.starts_with("Topic: t\tPartitionCount: 3\t"), "{described}");
-    assert!(described.contains("Configs: retention.ms=1000,write.caching=true\n"), "{described}");
+    assert!(described.contains("Configs: retention.ms=1000\n"), "{described}");
 
     let vars = [
         ("THALWEG_PARTITION", "2"),
         ("THALWEG_KEY_SEPARATOR", "::"),
-        ("THALWEG_HEADER", "a=1;b=2"),
+        ("THALWEG_HEADER", "type=text/html; charset=utf-8"),
         ("THALWEG_COMPRESSION", "zstd"),
         ("THALWEG_ACKS", "1"),
         ("THALWEG_OUTPUT", "json"),
@@ -30,7 +30,11 @@ fn flags_come_from_the_environment() {
         ("THALWEG_MAX_RECORDS", "1"),
         ("THALWEG_FORMAT", "%p|%k|%s|%h\\n"),
     ];
-    assert_eq!(run(&["consume", "t"], &vars, "").ok().text(), "2|k|v|a=1,b=2\n");
+    assert_eq!(
+        run(&["consume", "t"], &vars, "").ok().text(),
+        "2|k|v|type=text/html; charset=utf-8\n",
+        "one pair, whole"
+    );
 
     let output = run(&["topic", "list", "-o", "text"], &[("THALWEG_OUTPUT", "json")], "").ok();
     assert_eq!(output.text(), "t\n", "the flag wins");
