@@ -12,6 +12,8 @@ const FILES: &[&str] = &[
     "thalweg/v1/admin.proto",
     "thalweg/v1/cluster.proto",
     "thalweg/internal/v1/controller.proto",
+    "thalweg/internal/v1/raft.proto",
+    "thalweg/internal/v1/replication.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,6 +1,7 @@
 //! The domain's metadata as messages.
 
 use crate::v1;
+use thalweg_core::BrokerId;
 use thalweg_core::metadata::TopicImage;
 
 /// A topic in full.
@@ -14,8 +15,11 @@ pub fn topic(topic: &TopicImage) -> v1::Topic {
             leader_id: partition.leader.get(),
             leader_epoch: partition.leader_epoch.get(),
             partition_epoch: partition.partition_epoch.get(),
-            replicas: partition.replicas.iter().map(|id| id.get()).collect(),
-            isr: partition.isr.iter().map(|id| id.get()).collect(),
+            replicas: ids(&partition.replicas),
+            isr: ids(&partition.isr),
+            eligible_leader_replicas: ids(&partition.elr),
+            adding_replicas: ids(&partition.adding),
+            removing_replicas: ids(&partition.removing),
         }
     };
     v1::Topic {
@@ -26,6 +30,10 @@ pub fn topic(topic: &TopicImage) -> v1::Topic {
         configs: (*topic.overrides).clone().into_iter().collect(),
         internal: topic.internal,
     }
+}
+
+fn ids(brokers: &[BrokerId]) -> Vec<i32> {
+    brokers.iter().map(|id| id.get()).collect()
 }
 
 /// A topic in a list.

@@ -244,7 +244,9 @@ impl std::error::Error for ApiError {}
 pub fn grpc_code(code: ErrorCode) -> Code {
     use ErrorCode as E;
     match code {
-        E::UnknownTopic | E::UnknownPartition => Code::NotFound,
+        E::UnknownTopic | E::UnknownPartition | E::UnknownBroker | E::NoReassignmentInProgress => {
+            Code::NotFound
+        }
         E::TopicAlreadyExists | E::DuplicateBrokerId => Code::AlreadyExists,
         E::InvalidRequest
         | E::InvalidTopicName
@@ -267,8 +269,10 @@ pub fn grpc_code(code: ErrorCode) -> Code {
         | E::BrokerNotRegistered
         | E::InconsistentClusterId
         | E::PolicyViolation
-        | E::InvalidPartitionEpoch => Code::FailedPrecondition,
+        | E::InvalidPartitionEpoch
+        | E::InvalidVoters => Code::FailedPrecondition,
         E::LeaderNotAvailable
+        | E::OffsetNotAvailable
         | E::NotEnoughReplicas
         | E::NotEnoughReplicasAfterAppend
         | E::StorageError

@@ -2,38 +2,16 @@
 
 use crate::node::unknown_topic;
 use std::collections::{BTreeSet, HashSet};
+use thalweg_core::TopicName;
 use thalweg_core::config::CATALOGUE;
-use thalweg_core::metadata::{BrokerRegistration, MetadataImage, PartitionImage, TopicImage};
-use thalweg_core::{PartitionId, TopicName};
+use thalweg_core::metadata::{BrokerRegistration, MetadataImage, TopicImage};
+pub use thalweg_proto::convert::topic;
 use thalweg_proto::{ApiError, v1};
 
 /// Names in one request.
 pub const MAX_NAMES: usize = 10_000;
 /// Names on one page of a list, if the request does not say.
 const DEFAULT_PAGE: usize = 1_000;
-
-/// One topic in full.
-pub fn topic(topic: &TopicImage) -> v1::Topic {
-    v1::Topic {
-        name: topic.name.to_string(),
-        topic_id: topic.id.to_string(),
-        partitions: topic.partitions().map(|(index, state)| partition(index, state)).collect(),
-        replication_factor: count(topic.replication_factor()),
-        configs: topic.overrides.as_ref().clone(),
-        internal: topic.internal,
-    }
-}
-
-fn partition(index: PartitionId, state: &PartitionImage) -> v1::Partition {
-    v1::Partition {
-        partition: index.get(),
-        leader_id: state.leader.get(),
-        leader_epoch: state.leader_epoch.get(),
-        partition_epoch: state.partition_epoch.get(),
-        replicas: state.replicas.iter().map(|id| id.get()).collect(),
-        isr: state.isr.iter().map(|id| id.get()).collect(),
-    }
-}
 
 /// One broker.
 pub fn broker(broker: &BrokerRegistration) -> v1::Broker {
@@ -43,6 +21,10 @@ pub fn broker(broker: &BrokerRegistration) -> v1::Broker {
         rack: broker.rack.clone().unwrap_or_default(),
         fenced: broker.fenced,
         epoch: broker.epoch.get(),
+        stopping: broker.in_controlled_shutdown,
+        draining: broker.draining,
+        replica_count: 0,
+        leader_count: 0,
     }
 }
 
@@ -161,7 +143,7 @@ pub fn cluster(image: &MetadataImage) -> v1::DescribeClusterResponse {
 /// Controllers by id.
 pub fn controllers(voters: &[u64]) -> Vec<v1::Controller> {
     let ids: BTreeSet<u64> = voters.iter().copied().collect();
-    ids.into_iter().map(|id| v1::Controller { id, voter: true }).collect()
+    ids.into_iter().map(|id| v1::Controller { id, voter: true, endpoint: String::new() }).collect()
 }
 
 fn count(n: usize) -> i32 {
@@ -198,6 +180,7 @@ mod tests {
             internal_endpoint: "127.0.0.1:2".parse().unwrap(),
             rack: None,
             log_dirs: vec!["d".into()],
+            clean_shutdown_epoch: None,
         }));
         let Response::BrokerRegistered { epoch } = registered else { panic!("{registered:?}") };
         propose(Command::UnfenceBroker(BrokerRef { id, epoch }));

@@ -114,6 +114,14 @@ codes! {
     InvalidPartitionEpoch = 35, "INVALID_PARTITION_EPOCH", AfterRefresh;
     /// The operation is not supported by this version.
     Unsupported = 36, "UNSUPPORTED", No;
+    /// A leader that was just elected does not know yet how far its partition is committed.
+    OffsetNotAvailable = 37, "OFFSET_NOT_AVAILABLE", Yes;
+    /// No broker of that id is registered.
+    UnknownBroker = 38, "UNKNOWN_BROKER", No;
+    /// No reassignment of that partition is in progress.
+    NoReassignmentInProgress = 39, "NO_REASSIGNMENT_IN_PROGRESS", No;
+    /// The change of voters is not possible.
+    InvalidVoters = 40, "INVALID_VOTERS", No;
 }
 
 impl ErrorCode {

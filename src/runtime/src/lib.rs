@@ -1,8 +1,10 @@
 //! What every service process shares: telemetry, configuration, the gRPC server bootstrap, tower layers, shutdown.
 #![forbid(unsafe_code)]
 
+pub mod blocking;
 pub mod clock;
 pub mod config;
+pub mod dial;
 pub mod layers;
 pub mod methods;
 pub mod metrics;
@@ -15,6 +17,7 @@ pub mod supervisor;
 pub mod telemetry;
 
 pub use clock::SystemClock;
+pub use dial::Dialer;
 pub use layers::deadline::RequestDeadline;
 pub use metrics::{CallMetrics, MethodSnapshot};
 pub use net::{Connection, Incoming, bind, bind_host};

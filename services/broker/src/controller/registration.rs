@@ -89,6 +89,7 @@ impl Introduction {
             internal_endpoint: self.internal_endpoint.clone(),
             rack: self.rack.clone().unwrap_or_default(),
             log_directory_ids: self.log_directory_ids.clone(),
+            clean_shutdown_epoch: None,
         }
     }
 }

@@ -150,4 +150,53 @@ impl AdminService for Admin {
         let answer = list_offsets::delete_records(Arc::clone(&self.0), request.into_inner()).await?;
         Ok(Response::new(answer))
     }
+
+    async fn elect_leaders(
+        &self,
+        _: Request<v1::ElectLeadersRequest>,
+    ) -> Result<Response<v1::ElectLeadersResponse>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+    }
+
+    async fn reassign_partitions(
+        &self,
+        _: Request<v1::ReassignPartitionsRequest>,
+    ) -> Result<Response<v1::ReassignPartitionsResponse>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+    }
+
+    async fn list_reassignments(
+        &self,
+        _: Request<v1::ListReassignmentsRequest>,
+    ) -> Result<Response<v1::ListReassignmentsResponse>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+    }
+
+    async fn drain_broker(
+        &self,
+        _: Request<v1::DrainBrokerRequest>,
+    ) -> Result<Response<v1::DrainBrokerResponse>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+    }
+
+    async fn unregister_broker(
+        &self,
+        _: Request<v1::UnregisterBrokerRequest>,
+    ) -> Result<Response<v1::UnregisterBrokerResponse>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+    }
+
+    async fn add_voter(
+        &self,
+        _: Request<v1::AddVoterRequest>,
+    ) -> Result<Response<v1::AddVoterResponse>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+    }
+
+    async fn remove_voter(
+        &self,
+        _: Request<v1::RemoveVoterRequest>,
+    ) -> Result<Response<v1::RemoveVoterResponse>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+    }
 }

@@ -98,6 +98,7 @@ impl ControllerService for FakeController {
             internal_endpoint: request.internal_endpoint.parse().unwrap(),
             rack: None,
             log_dirs: request.log_directory_ids,
+            clean_shutdown_epoch: None,
         }))?;
         let Response::BrokerRegistered { epoch } = response else { panic!("{response:?}") };
         Ok(Answer::new(internal::RegisterBrokerResponse {
@@ -124,6 +125,23 @@ impl ControllerService for FakeController {
         }
         let fenced = self.image().broker(broker.id).unwrap().fenced;
         Ok(Answer::new(internal::BrokerHeartbeatResponse { fenced, may_shutdown: false }))
+    }
+
+    type BrokerSessionStream =
+        Pin<Box<dyn Stream<Item = Result<internal::BrokerSessionResponse, Status>> + Send>>;
+
+    async fn broker_session(
+        &self,
+        _: Request<tonic::Streaming<internal::BrokerSessionRequest>>,
+    ) -> Result<Answer<Self::BrokerSessionStream>, Status> {
+        unsupported()
+    }
+
+    async fn alter_partitions(
+        &self,
+        _: Request<internal::AlterPartitionsRequest>,
+    ) -> Result<Answer<internal::AlterPartitionsResponse>, Status> {
+        unsupported()
     }
 
     async fn allocate_producer_ids(
@@ -274,6 +292,55 @@ impl AdminService for FakeController {
         &self,
         _: Request<v1::DeleteRecordsRequest>,
     ) -> Result<Answer<v1::DeleteRecordsResponse>, Status> {
+        unsupported()
+    }
+
+    async fn elect_leaders(
+        &self,
+        _: Request<v1::ElectLeadersRequest>,
+    ) -> Result<Answer<v1::ElectLeadersResponse>, Status> {
+        unsupported()
+    }
+
+    async fn reassign_partitions(
+        &self,
+        _: Request<v1::ReassignPartitionsRequest>,
+    ) -> Result<Answer<v1::ReassignPartitionsResponse>, Status> {
+        unsupported()
+    }
+
+    async fn list_reassignments(
+        &self,
+        _: Request<v1::ListReassignmentsRequest>,
+    ) -> Result<Answer<v1::ListReassignmentsResponse>, Status> {
+        unsupported()
+    }
+
+    async fn drain_broker(
+        &self,
+        _: Request<v1::DrainBrokerRequest>,
+    ) -> Result<Answer<v1::DrainBrokerResponse>, Status> {
+        unsupported()
+    }
+
+    async fn unregister_broker(
+        &self,
+        _: Request<v1::UnregisterBrokerRequest>,
+    ) -> Result<Answer<v1::UnregisterBrokerResponse>, Status> {
+        unsupported()
+    }
+
+    async fn add_voter(
+        &self,
+        _: Request<v1::AddVoterRequest>,
+    ) -> Result<Answer<v1::AddVoterResponse>, Status> {
+        unsupported()
+    }
+
+    async fn remove_voter(
+        &self,
+        _: Request<v1::RemoveVoterRequest>,
+    ) -> Result<Answer<v1::RemoveVoterResponse>, Status> {
         unsupported()
     }
 }

@@ -182,6 +182,55 @@ impl AdminService for Admin {
     ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
         Err(ask_a_broker())
     }
+
+    async fn elect_leaders(
+        &self,
+        _: Request<v1::ElectLeadersRequest>,
+    ) -> Result<Response<v1::ElectLeadersResponse>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+    }
+
+    async fn reassign_partitions(
+        &self,
+        _: Request<v1::ReassignPartitionsRequest>,
+    ) -> Result<Response<v1::ReassignPartitionsResponse>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+    }
+
+    async fn list_reassignments(
+        &self,
+        _: Request<v1::ListReassignmentsRequest>,
+    ) -> Result<Response<v1::ListReassignmentsResponse>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+    }
+
+    async fn drain_broker(
+        &self,
+        _: Request<v1::DrainBrokerRequest>,
+    ) -> Result<Response<v1::DrainBrokerResponse>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+    }
+
+    async fn unregister_broker(
+        &self,
+        _: Request<v1::UnregisterBrokerRequest>,
+    ) -> Result<Response<v1::UnregisterBrokerResponse>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+    }
+
+    async fn add_voter(
+        &self,
+        _: Request<v1::AddVoterRequest>,
+    ) -> Result<Response<v1::AddVoterResponse>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+    }
+
+    async fn remove_voter(
+        &self,
+        _: Request<v1::RemoveVoterRequest>,
+    ) -> Result<Response<v1::RemoveVoterResponse>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+    }
 }
 
 /// Notes the version of a change, or its error: as the status if the request names one thing only, else as a field.

@@ -73,6 +73,7 @@ impl ControllerService for Internal {
             internal_endpoint: endpoint(&request.internal_endpoint, "internal_endpoint")?,
             rack: Some(request.rack).filter(|rack| !rack.is_empty()),
             log_dirs: request.log_directory_ids,
+            clean_shutdown_epoch: request.clean_shutdown_epoch.map(BrokerEpoch),
         });
         let (version, applied) = self.quorum.propose(&command).await?;
         let Applied::BrokerRegistered { epoch } = applied else {
@@ -139,6 +140,22 @@ impl ControllerService for Internal {
         }))
     }
 
+    type BrokerSessionStream = BoxStream<'static, Result<wire::BrokerSessionResponse, Status>>;
+
+    async fn broker_session(
+        &self,
+        _: Request<tonic::Streaming<wire::BrokerSessionRequest>>,
+    ) -> Result<Response<Self::BrokerSessionStream>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+    }
+
+    async fn alter_partitions(
+        &self,
+        _: Request<wire::AlterPartitionsRequest>,
+    ) -> Result<Response<wire::AlterPartitionsResponse>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+    }
+
     async fn allocate_producer_ids(
         &self,
         request: Request<wire::AllocateProducerIdsRequest>,
@@ -194,6 +211,8 @@ impl ControllerService for Internal {
             voters: status.voters.iter().map(|id| id.get()).collect(),
             commit_index: status.commit,
             applied_index: status.applied,
+            learners: status.learners.iter().map(|id| id.get()).collect(),
+            leader_endpoint: String::new(),
         }))
     }
 }

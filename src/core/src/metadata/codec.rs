@@ -2,10 +2,10 @@
 //! a new format.
 
 use super::command::Command;
-use super::image::{BrokerRegistration, MetadataImage, PartitionImage, TopicImage};
+use super::image::{BrokerRegistration, Endpoint, MetadataImage, PartitionImage, TopicImage};
 use super::invariants::{self, Violation};
 use crate::config::{Overrides, TopicConfig};
-use crate::{ClusterId, MetadataVersion, TopicId, TopicName};
+use crate::{ClusterId, MetadataVersion, NodeId, TopicId, TopicName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -96,6 +96,7 @@ pub fn encode_image(image: &MetadataImage) -> Vec<u8> {
         next_producer_id: image.next_producer_id,
         brokers: image.brokers().map(Arc::clone).collect(),
         topics: image.topics().map(topic).collect(),
+        controllers: image.controllers().map(|(id, endpoint)| (id, endpoint.clone())).collect(),
     };
     encode(IMAGE_FORMAT, &stored)
 }
@@ -133,6 +134,7 @@ pub fn decode_image(bytes: &[u8]) -> Result<MetadataImage, CodecError> {
         topic_names: Arc::new(topic_names),
         partition_count,
         next_producer_id: stored.next_producer_id,
+        controllers: Arc::new(stored.controllers.into_iter().collect()),
     };
     invariants::check(&image)?;
     Ok(image)
@@ -147,6 +149,8 @@ struct StoredImage {
     next_producer_id: i64,
     brokers: Vec<Arc<BrokerRegistration>>,
     topics: Vec<StoredTopic>,
+    #[serde(default)]
+    controllers: Vec<(NodeId, Endpoint)>,
 }
 
 #[derive(Serialize, Deserialize)]

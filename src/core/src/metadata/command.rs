@@ -4,8 +4,8 @@
 use super::image::Endpoint;
 use crate::config::Overrides;
 use crate::{
-    BrokerEpoch, BrokerId, ClusterId, ErrorCode, LeaderEpoch, MetadataVersion, PartitionEpoch, PartitionId,
-    ProducerId, TopicId, TopicName, TopicPartition,
+    BrokerEpoch, BrokerId, ClusterId, ErrorCode, LeaderEpoch, MetadataVersion, NodeId, PartitionEpoch,
+    PartitionId, ProducerId, TopicId, TopicName, TopicPartition,
 };
 use serde::{Deserialize, Serialize};
 
@@ -36,8 +36,18 @@ pub enum Command {
     AllocateProducerIds(AllocateProducerIds),
     /// A leader changes its partition's ISR.
     AlterPartition(AlterPartition),
+    /// The same for many partitions of one leader, each by itself.
+    AlterPartitions(AlterPartitions),
     /// Moves leaderships to the preferred replicas, or revives partitions at the price of records.
     ElectLeaders(ElectLeaders),
+    /// Gives partitions other replicas, or cancels that.
+    ReassignPartitions(ReassignPartitions),
+    /// Moves everything off a broker in time, or ceases to.
+    DrainBroker(DrainBroker),
+    /// Notes where a controller is reached.
+    PutController(PutController),
+    /// Forgets a controller that was removed from the Raft group.
+    RemoveController(NodeId),
 }
 
 /// See [`Command::InitCluster`].
@@ -66,6 +76,9 @@ pub struct RegisterBroker {
     pub rack: Option<String>,
     /// The ids of its log directories.
     pub log_dirs: Vec<String>,
+    /// The epoch of the registration under which its logs were last closed cleanly; `None` if they were not.
+    #[serde(default)]
+    pub clean_shutdown_epoch: Option<BrokerEpoch>,
 }
 
 /// A broker at one incarnation. A command for an older one is refused.
@@ -175,6 +188,64 @@ pub struct AlterPartition {
     pub isr: Vec<BrokerRef>,
 }
 
+/// See [`Command::AlterPartitions`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AlterPartitions {
+    /// The leader that asks.
+    pub broker: BrokerRef,
+    /// At most [`super::limits::MAX_PARTITION_CHANGES`].
+    pub changes: Vec<IsrChange>,
+}
+
+/// One partition of [`AlterPartitions`]; the fields are those of [`AlterPartition`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IsrChange {
+    /// The topic.
+    pub topic_id: TopicId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The epoch in which the broker leads.
+    pub leader_epoch: LeaderEpoch,
+    /// The partition's epoch as the broker knows it.
+    pub partition_epoch: PartitionEpoch,
+    /// The ISR that it wants.
+    pub isr: Vec<BrokerRef>,
+}
+
+/// See [`Command::ReassignPartitions`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReassignPartitions {
+    /// At most [`super::limits::MAX_PARTITION_CHANGES`], each by itself.
+    pub moves: Vec<PartitionMove>,
+}
+
+/// Where one partition shall be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionMove {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The brokers that shall hold it, the preferred leader first; `None`: cancel the reassignment under way.
+    pub replicas: Option<Vec<BrokerId>>,
+}
+
+/// See [`Command::DrainBroker`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainBroker {
+    /// The broker.
+    pub id: BrokerId,
+    /// `true`: let it have replicas again.
+    pub cancel: bool,
+}
+
+/// See [`Command::PutController`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutController {
+    /// Its id in the Raft group.
+    pub id: NodeId,
+    /// Where services reach it.
+    pub endpoint: Endpoint,
+}
+
 /// See [`Command::ElectLeaders`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ElectLeaders {
@@ -205,16 +276,24 @@ pub enum Response {
     /// These producer ids are nobody else's.
     ProducerIds(ProducerIdBlock),
     /// The partition after the change.
-    Partition {
-        /// The leader's epoch.
-        leader_epoch: LeaderEpoch,
-        /// The epoch for the next change.
-        partition_epoch: PartitionEpoch,
-        /// The ISR in force.
-        isr: Vec<BrokerId>,
-    },
+    Partition(PartitionState),
+    /// What became of each change of [`AlterPartitions`], in order.
+    Partitions(Vec<Result<PartitionState, Refusal>>),
+    /// What became of each move of [`ReassignPartitions`], in order.
+    Moves(Vec<Result<(), Refusal>>),
     /// These partitions have another leader now.
     Elected(Vec<TopicPartition>),
+}
+
+/// A partition after its leader changed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionState {
+    /// The leader's epoch.
+    pub leader_epoch: LeaderEpoch,
+    /// The epoch for the next change.
+    pub partition_epoch: PartitionEpoch,
+    /// The ISR in force.
+    pub isr: Vec<BrokerId>,
 }
 
 /// Producer ids in a row.

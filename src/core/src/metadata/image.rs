@@ -3,8 +3,8 @@
 use super::limits::MAX_HOST_LEN;
 use crate::config::{Overrides, TopicConfig};
 use crate::{
-    BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, MetadataVersion, PartitionEpoch, PartitionId, TopicId,
-    TopicName, TopicPartition,
+    BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, MetadataVersion, NodeId, PartitionEpoch, PartitionId,
+    TopicId, TopicName, TopicPartition,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -93,6 +93,9 @@ pub struct BrokerRegistration {
     pub fenced: bool,
     /// Whether it asked to stop; it gets no new leadership then.
     pub in_controlled_shutdown: bool,
+    /// Whether everything is to be moved off it; it gets no new replica then.
+    #[serde(default)]
+    pub draining: bool,
 }
 
 impl BrokerRegistration {
@@ -189,6 +192,7 @@ pub struct MetadataImage {
     pub(super) topic_names: Arc<BTreeMap<TopicId, TopicName>>,
     pub(super) partition_count: usize,
     pub(super) next_producer_id: i64,
+    pub(super) controllers: Arc<BTreeMap<NodeId, Endpoint>>,
 }
 
 impl MetadataImage {
@@ -215,6 +219,11 @@ impl MetadataImage {
     /// The first producer id that was not given away yet.
     pub fn next_producer_id(&self) -> i64 {
         self.next_producer_id
+    }
+
+    /// Where the controllers are reached, in the order of their id.
+    pub fn controllers(&self) -> impl ExactSizeIterator<Item = (NodeId, &Endpoint)> {
+        self.controllers.iter().map(|(id, endpoint)| (*id, endpoint))
     }
 
     /// The brokers, fenced ones included, in the order of their id.

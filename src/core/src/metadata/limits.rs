@@ -30,3 +30,7 @@ pub const MAX_ELECTIONS: usize = 10_000;
 pub const PRODUCER_ID_BLOCK: i32 = 1_000;
 /// Producer ids in one block at most.
 pub const MAX_PRODUCER_ID_BLOCK: i32 = 1_000_000;
+/// Partitions that one AlterPartitions or ReassignPartitions command may name.
+pub const MAX_PARTITION_CHANGES: usize = 10_000;
+/// Controllers in a cluster, learners included.
+pub const MAX_CONTROLLERS: usize = 32;

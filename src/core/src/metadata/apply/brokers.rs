@@ -1,7 +1,7 @@
 //! Brokers come, go and return.
 
 use super::{activity, current_broker, find_changes, put_changes};
-use crate::metadata::command::{BrokerRef, Refusal, RegisterBroker, Response};
+use crate::metadata::command::{BrokerRef, DrainBroker, Refusal, RegisterBroker, Response};
 use crate::metadata::election;
 use crate::metadata::image::{BrokerRegistration, Endpoint, MetadataImage};
 use crate::metadata::limits::{MAX_BROKERS, MAX_LOG_DIR_ID_LEN, MAX_LOG_DIRS, MAX_RACK_LEN};
@@ -43,6 +43,7 @@ pub(super) fn register(image: &mut MetadataImage, command: &RegisterBroker) -> R
         // Until its first heartbeat with the metadata applied.
         fenced: true,
         in_controlled_shutdown: false,
+        draining: before.as_ref().is_some_and(|before| before.draining),
     };
     put(image, registration);
     if before.is_some_and(|before| !before.fenced) {
@@ -93,6 +94,19 @@ pub(super) fn begin_shutdown(image: &mut MetadataImage, broker: BrokerRef) -> Re
         election::after_shutdown_request(partition, broker.id, activity(image))
     });
     put_changes(image, changes);
+    Ok(Response::Done)
+}
+
+pub(super) fn drain(image: &mut MetadataImage, command: DrainBroker) -> Result<Response, Refusal> {
+    let registration = image.broker(command.id).ok_or_else(|| {
+        let message = format!("there is no broker {}", command.id);
+        Refusal::field(ErrorCode::UnknownBroker, "broker_id", message)
+    })?;
+    let draining = !command.cancel;
+    if registration.draining != draining {
+        let registration = BrokerRegistration { draining, ..registration.as_ref().clone() };
+        put(image, registration);
+    }
     Ok(Response::Done)
 }
 

@@ -2,8 +2,10 @@
 //! command leaves no trace.
 
 mod brokers;
+mod controllers;
 mod elections;
 mod partitions;
+mod reassignments;
 mod topics;
 
 use super::command::{
@@ -44,7 +46,12 @@ pub fn apply(
         Command::AlterTopicConfig(command) => topics::alter_config(image, command),
         Command::AllocateProducerIds(command) => allocate_producer_ids(image, *command),
         Command::AlterPartition(command) => partitions::alter(image, command),
+        Command::AlterPartitions(command) => partitions::alter_many(image, command),
         Command::ElectLeaders(command) => elections::elect(image, command),
+        Command::ReassignPartitions(command) => reassignments::reassign(image, command),
+        Command::DrainBroker(command) => brokers::drain(image, *command),
+        Command::PutController(command) => controllers::put(image, command),
+        Command::RemoveController(id) => controllers::remove(image, *id),
     }
 }
 

@@ -1,10 +1,15 @@
 //! Partitions are added and changed.
 
 use super::{Change, activity, current_broker, existing_topic, put_changes};
-use crate::metadata::command::{AlterPartition, BrokerRef, CreatePartitions, Refusal, Response};
+use crate::metadata::command::{
+    AlterPartition, AlterPartitions, BrokerRef, CreatePartitions, IsrChange, PartitionState, Refusal,
+    Response,
+};
 use crate::metadata::election;
 use crate::metadata::image::{MetadataImage, PartitionImage, TopicImage};
-use crate::metadata::limits::{MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, MAX_REPLICATION_FACTOR};
+use crate::metadata::limits::{
+    MAX_PARTITION_CHANGES, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, MAX_REPLICATION_FACTOR,
+};
 use crate::metadata::placement::{Candidate, Placer};
 use crate::{BrokerId, ErrorCode, LeaderEpoch, PartitionEpoch};
 use std::collections::BTreeSet;
@@ -55,6 +60,24 @@ pub(super) fn create(image: &mut MetadataImage, command: &CreatePartitions) -> R
 
 pub(super) fn alter(image: &mut MetadataImage, command: &AlterPartition) -> Result<Response, Refusal> {
     current_broker(image, command.broker)?;
+    alter_one(image, command).map(Response::Partition)
+}
+
+pub(super) fn alter_many(image: &mut MetadataImage, command: &AlterPartitions) -> Result<Response, Refusal> {
+    current_broker(image, command.broker)?;
+    if command.changes.len() > MAX_PARTITION_CHANGES {
+        let message = format!("at most {MAX_PARTITION_CHANGES} partitions can be changed at once");
+        return Err(Refusal::field(ErrorCode::InvalidRequest, "changes", message));
+    }
+    let one = |change: &IsrChange| {
+        let IsrChange { topic_id, partition, leader_epoch, partition_epoch, ref isr } = *change;
+        let (broker, isr) = (command.broker, isr.clone());
+        alter_one(image, &AlterPartition { broker, topic_id, partition, leader_epoch, partition_epoch, isr })
+    };
+    Ok(Response::Partitions(command.changes.iter().map(one).collect()))
+}
+
+fn alter_one(image: &mut MetadataImage, command: &AlterPartition) -> Result<PartitionState, Refusal> {
     let topic = image.topic_by_id(command.topic_id).ok_or_else(|| {
         let message = format!("there is no topic of id {}; it may have been deleted", command.topic_id);
         Refusal::field(ErrorCode::UnknownTopic, "topic_id", message)
@@ -71,7 +94,7 @@ pub(super) fn alter(image: &mut MetadataImage, command: &AlterPartition) -> Resu
     let isr = before.replicas.iter().copied().filter(|id| wanted.contains(id)).collect();
     let after = election::changed(before, before.leader, isr);
     let now = after.as_ref().unwrap_or(before);
-    let response = Response::Partition {
+    let state = PartitionState {
         leader_epoch: now.leader_epoch,
         partition_epoch: now.partition_epoch,
         isr: now.isr.clone(),
@@ -82,7 +105,7 @@ pub(super) fn alter(image: &mut MetadataImage, command: &AlterPartition) -> Resu
         let change = Change { topic: topic.name.clone(), index, partition };
         put_changes(image, vec![change]);
     }
-    Ok(response)
+    Ok(state)
 }
 
 fn check_epochs(command: &AlterPartition, topic: &TopicImage, now: &PartitionImage) -> Result<(), Refusal> {

@@ -195,11 +195,11 @@ fn a_leader_changes_its_isr() {
     let mut cluster = Cluster::with_brokers(&[1, 2, 3]);
     cluster.run(create("a", explicit(&[&[1, 2, 3]]))).unwrap();
     let shrink = change(&cluster, 1, (0, 0), &[3, 1]);
-    let answer = Response::Partition {
+    let answer = Response::Partition(PartitionState {
         leader_epoch: LeaderEpoch(0),
         partition_epoch: PartitionEpoch(1),
         isr: vec![BrokerId(1), BrokerId(3)],
-    };
+    });
     assert_eq!(cluster.run(Command::AlterPartition(shrink)), Ok(answer.clone()));
     assert_eq!(cluster.state("a", 0), "1 [1 3] 0/1");
     let same = change(&cluster, 1, (0, 1), &[1, 3]);

@@ -92,6 +92,7 @@ pub(super) fn registration(id: i32, incarnation: u8) -> RegisterBroker {
         internal_endpoint: Endpoint::new("10.0.0.1", 9293).unwrap(),
         rack: None,
         log_dirs: vec![format!("disk-of-{id}")],
+        clean_shutdown_epoch: None,
     }
 }
 
