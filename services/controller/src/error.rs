@@ -11,6 +11,9 @@ use thalweg_runtime::supervisor::SupervisorError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
+    /// A setting cannot be.
+    #[error("{0}")]
+    Config(String),
     /// The data folder cannot be used.
     #[error("the controller's folder {path} cannot be used: {source}", path = path.display())]
     DataDir {

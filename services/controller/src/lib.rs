@@ -18,7 +18,10 @@ mod quorum;
 mod service;
 mod sessions;
 
-pub use config::{BROKER_SESSION, ControllerConfig, DEFAULT_PARTITIONS, DEFAULT_REPLICATION_FACTOR, DRAIN};
+pub use config::{
+    BROKER_SESSION, ControllerConfig, DEFAULT_PARTITIONS, DEFAULT_REPLICATION_FACTOR, DRAIN, SESSION_GRACE,
+    Voter, VoterError,
+};
 pub use error::{ControllerError, StartError};
 
 use disk::Disk;
@@ -49,6 +52,7 @@ pub struct Controller {
 impl Controller {
     /// Opens the store, joins the group and serves. Returns when the port is open.
     pub async fn start(config: ControllerConfig, shutdown: Shutdown) -> Result<Controller, StartError> {
+        config.check()?;
         let (store, cluster_id) = {
             let (data_dir, node_id) = (config.data_dir.clone(), config.node_id);
             let open = move || -> Result<_, StartError> {
@@ -61,7 +65,7 @@ impl Controller {
         };
         let published = Published::new();
         let machine = MetadataMachine::new(Arc::clone(&published));
-        let raft_config = RaftConfig::new(config.node_id, config.voters.clone());
+        let raft_config = RaftConfig::new(config.node_id, config.founding());
         let (node, handle) = RaftNode::start(raft_config, store, machine, NoTransport)?;
         let quorum = Quorum::new(handle, published, Disk::of(config.data_dir.clone()));
         let listener = bind(config.listen)?;

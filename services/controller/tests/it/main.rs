@@ -29,7 +29,7 @@ struct Running {
 impl Running {
     async fn start(dir: &Path) -> Running {
         let shutdown = Shutdown::new();
-        let config = ControllerConfig::new(NodeId(1), vec![NodeId(1)], dir.to_owned());
+        let config = ControllerConfig::new(NodeId(1), Vec::new(), dir.to_owned());
         let controller = Controller::start(config, shutdown.clone()).await.expect("the controller starts");
         let endpoint = format!("http://{}", controller.listen_addr());
         let channel = Channel::from_shared(endpoint).unwrap().timeout(PATIENCE).connect().await.unwrap();
@@ -193,7 +193,7 @@ async fn what_cannot_be_is_refused_with_its_field() {
 async fn a_folder_in_use_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(dir.path()).await;
-    let config = ControllerConfig::new(NodeId(1), vec![NodeId(1)], dir.path().to_owned());
+    let config = ControllerConfig::new(NodeId(1), Vec::new(), dir.path().to_owned());
     let error = Controller::start(config, Shutdown::new()).await.err().expect("the folder is in use");
     assert!(error.is_in_use(), "{error}");
     running.stop().await;
@@ -203,7 +203,7 @@ async fn a_folder_in_use_is_refused() {
 async fn a_silent_broker_is_fenced() {
     let dir = tempfile::tempdir().unwrap();
     let shutdown = Shutdown::new();
-    let mut config = ControllerConfig::new(NodeId(1), vec![NodeId(1)], dir.path().to_owned());
+    let mut config = ControllerConfig::new(NodeId(1), Vec::new(), dir.path().to_owned());
     config.broker_session = Duration::from_millis(600);
     let controller = Controller::start(config, shutdown.clone()).await.unwrap();
     let channel = Channel::from_shared(format!("http://{}", controller.listen_addr()))

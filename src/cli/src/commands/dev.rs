@@ -39,7 +39,7 @@ pub async fn run(args: DevArgs) -> Result<(), CliError> {
     let controller = Controller::start(
         ControllerConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            ..ControllerConfig::new(CONTROLLER_ID, vec![CONTROLLER_ID], args.data_dir.join("controller"))
+            ..ControllerConfig::new(CONTROLLER_ID, Vec::new(), args.data_dir.join("controller"))
         },
         controller_shutdown.clone(),
     )
