@@ -16,8 +16,11 @@ pub struct BrokerConfig {
     /// What clients are told to connect to, `host:port`. Default: the listener's own address, which only works when
     /// clients reach it under that name.
     pub advertise: Option<String>,
-    /// Where other services connect. Default: none, they use `listen`.
-    pub internal_listen: Option<SocketAddr>,
+    /// Where other services connect: a port of its own. Port 0 takes a free one.
+    pub internal_listen: SocketAddr,
+    /// What other services are told to connect to, `host:port`. Default: the host of `advertise` with the internal listener's
+    /// port, or that listener's own address.
+    pub internal_advertise: Option<String>,
     /// The controllers, `host:port` each. At least one.
     pub controllers: Vec<String>,
     /// The folders that hold partitions. At least one; a partition lives in one of them.
@@ -29,25 +32,29 @@ pub struct BrokerConfig {
     pub cluster_id: Option<ClusterId>,
     /// What a caller may ask for at most.
     pub limits: BrokerLimits,
+    /// How followers copy, and when they count as in sync.
+    pub replication: ReplicationConfig,
     /// How often and how long.
     pub intervals: BrokerIntervals,
-    /// HTTP/2 and connection limits of the public port.
+    /// HTTP/2 and connection limits of both ports.
     pub server: ServerConfig,
 }
 
 impl BrokerConfig {
-    /// A configuration with defaults, listening on a free loopback port.
+    /// A configuration with defaults, listening on free loopback ports.
     pub fn new(node_id: BrokerId, controllers: Vec<String>, data_dirs: Vec<PathBuf>) -> BrokerConfig {
         BrokerConfig {
             node_id,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             advertise: None,
-            internal_listen: None,
+            internal_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            internal_advertise: None,
             controllers,
             data_dirs,
             rack: None,
             cluster_id: None,
             limits: BrokerLimits::default(),
+            replication: ReplicationConfig::default(),
             intervals: BrokerIntervals::default(),
             server: ServerConfig::default(),
         }
@@ -68,10 +75,15 @@ impl BrokerConfig {
         if let Some(bad) = self.advertise.iter().find(|address| !is_host_port(address)) {
             return wrong("advertise", format!("{bad:?} is not host:port"));
         }
+        if let Some(bad) = self.internal_advertise.iter().find(|address| !is_host_port(address)) {
+            return wrong("internal_advertise", format!("{bad:?} is not host:port"));
+        }
         if self.data_dirs.is_empty() {
             return wrong("data_dirs", "name at least one folder".to_owned());
         }
-        self.limits.validate()
+        self.limits.validate()?;
+        self.replication.validate()?;
+        self.intervals.validate()
     }
 }
 
@@ -169,11 +181,53 @@ impl BrokerLimits {
     }
 }
 
+/// `replica.lag.time.max.ms`.
+pub const DEFAULT_REPLICA_LAG_TIME_MAX: Duration = Duration::from_secs(30);
+/// `replication.throttled.rate`, in bytes a second.
+pub const DEFAULT_REPLICATION_THROTTLED_RATE: u64 = 50 * 1024 * 1024;
+
+/// How followers copy, and when they count as in sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplicationConfig {
+    /// `replica.lag.time.max.ms`: a follower that has not caught up for so long leaves the ISR. Default 30 s.
+    pub lag_time_max: Duration,
+    /// `replication.throttled.rate`: bytes a second that this broker, as a follower, fetches from all leaders together for
+    /// partitions that are being added or are far behind. Default 50 MiB/s.
+    pub throttled_rate: u64,
+}
+
+impl Default for ReplicationConfig {
+    fn default() -> ReplicationConfig {
+        ReplicationConfig {
+            lag_time_max: DEFAULT_REPLICA_LAG_TIME_MAX,
+            throttled_rate: DEFAULT_REPLICATION_THROTTLED_RATE,
+        }
+    }
+}
+
+impl ReplicationConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let zero = |setting| Err(ConfigError { setting, problem: "must be above 0".to_owned() });
+        if self.lag_time_max.is_zero() {
+            return zero("replication.lag_time_max");
+        }
+        if self.throttled_rate == 0 {
+            return zero("replication.throttled_rate");
+        }
+        Ok(())
+    }
+}
+
 /// How often and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BrokerIntervals {
-    /// Between two heartbeats. Default 2 s; the controller fences a broker that is silent for 9 s.
+    /// Between two heartbeats. Default 2 s.
     pub heartbeat: Duration,
+    /// For the answer to a heartbeat, before another controller is looked for. Default 3 s.
+    pub heartbeat_answer: Duration,
+    /// `broker.session.timeout.ms` of the controllers, who fence a broker that is silent for so long. Here it is only what is
+    /// warned of. Default 9 s.
+    pub session: Duration,
     /// Between two rounds of retention, time rolls, time flushes and checkpoints. Default 5 s.
     pub housekeeping: Duration,
     /// Between two tries to open a log that could not be opened. Default 3 s.
@@ -201,6 +255,8 @@ impl Default for BrokerIntervals {
     fn default() -> BrokerIntervals {
         BrokerIntervals {
             heartbeat: Duration::from_secs(2),
+            heartbeat_answer: Duration::from_secs(3),
+            session: Duration::from_secs(9),
             housekeeping: Duration::from_secs(5),
             reopen: Duration::from_secs(3),
             controller_call: Duration::from_secs(5),
@@ -212,6 +268,19 @@ impl Default for BrokerIntervals {
             metadata_wait: Duration::from_secs(30),
             start: Duration::from_secs(60),
         }
+    }
+}
+
+impl BrokerIntervals {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let wrong = |setting, problem: &str| Err(ConfigError { setting, problem: problem.to_owned() });
+        if self.heartbeat.is_zero() {
+            return wrong("intervals.heartbeat", "must be above 0");
+        }
+        if self.heartbeat >= self.session {
+            return wrong("intervals.heartbeat", "must be less than the session, or the broker is fenced");
+        }
+        Ok(())
     }
 }
 
@@ -237,5 +306,8 @@ mod tests {
         assert_eq!(named(&|c| c.advertise = Some(":".into())), Err("advertise"));
         assert_eq!(named(&|c| c.data_dirs.clear()), Err("data_dirs"));
         assert_eq!(named(&|c| c.limits.in_flight_bytes = 0), Err("limits.in_flight_bytes"));
+        assert_eq!(named(&|c| c.internal_advertise = Some("x".into())), Err("internal_advertise"));
+        assert_eq!(named(&|c| c.replication.throttled_rate = 0), Err("replication.throttled_rate"));
+        assert_eq!(named(&|c| c.intervals.heartbeat = c.intervals.session), Err("intervals.heartbeat"));
     }
 }

@@ -23,5 +23,7 @@ mod services;
 mod settings;
 mod stopping;
 
-pub use broker::{Broker, BrokerError, BrokerHandle, ServeError, StartError, WallClock, serve};
-pub use config::{BrokerConfig, BrokerIntervals, BrokerLimits, ConfigError};
+pub use broker::{
+    Broker, BrokerError, BrokerHandle, BrokerSeams, Port, ServeError, StartError, WallClock, serve,
+};
+pub use config::{BrokerConfig, BrokerIntervals, BrokerLimits, ConfigError, ReplicationConfig};

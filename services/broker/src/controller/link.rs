@@ -9,13 +9,10 @@ use thalweg_core::{BrokerEpoch, ErrorCode};
 use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use thalweg_proto::v1::admin_service_client::AdminServiceClient;
-use tonic::transport::{Channel, Endpoint};
+use thalweg_runtime::Dialer;
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-/// Silence after which a connection to a controller is probed.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// How long the answer to a probe may take.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What a message with a whole image has around the image.
 const MESSAGE_SLACK: usize = 64 * 1024;
 
@@ -40,18 +37,11 @@ pub enum Repeat {
 
 impl ControllerLink {
     /// Names the controllers. Connects at the first call.
-    pub fn new(config: &BrokerConfig) -> Result<ControllerLink, ConfigError> {
+    pub fn new(config: &BrokerConfig, dialer: Dialer) -> Result<ControllerLink, ConfigError> {
         let channels = config.controllers.iter().map(|address| {
-            let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
-                ConfigError { setting: "controllers", problem: format!("{address:?} is no address: {error}") }
-            })?;
-            Ok(endpoint
-                .connect_timeout(config.intervals.controller_call)
-                .tcp_nodelay(true)
-                .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-                .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-                .keep_alive_while_idle(true)
-                .connect_lazy())
+            dialer
+                .channel(address)
+                .map_err(|error| ConfigError { setting: "controllers", problem: error.to_string() })
         });
         Ok(ControllerLink {
             addresses: config.controllers.clone(),

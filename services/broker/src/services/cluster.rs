@@ -10,6 +10,7 @@ use std::sync::Arc;
 use thalweg_core::MetadataVersion;
 use thalweg_proto::v1::cluster_service_server::ClusterService;
 use thalweg_proto::{ApiError, v1};
+use thalweg_runtime::blocking;
 use thalweg_runtime::process::process_stats;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -46,7 +47,7 @@ impl ClusterService for Cluster {
     ) -> Result<Response<v1::DescribeBrokerResponse>, Status> {
         let node = Arc::clone(&self.0);
         // Asks file systems.
-        let answer = tokio::task::spawn_blocking(move || broker(&node))
+        let answer = blocking::run(move || broker(&node))
             .await
             .map_err(|error| refusal::internal("the broker could not be described", error))?;
         Ok(Response::new(answer))

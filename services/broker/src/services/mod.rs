@@ -19,7 +19,7 @@ use thalweg_proto::v1::{
     consumer_service_server::ConsumerServiceServer, producer_service_server::ProducerServiceServer,
 };
 use thalweg_runtime::server::BuildError;
-use thalweg_runtime::{GrpcServer, RequestDeadline, ServerConfig};
+use thalweg_runtime::{GrpcServer, RequestDeadline};
 use tokio::time::Instant;
 use tonic::{Request, Status};
 use too_large::TooLarge;
@@ -65,8 +65,8 @@ pub fn public(node: &Arc<Node>) -> Result<GrpcServer, BuildError> {
 }
 
 /// The internal port's: health only, until replication is served there.
-pub fn internal(config: &ServerConfig) -> Result<GrpcServer, BuildError> {
-    GrpcServer::builder("broker-internal").config(config.clone()).build()
+pub fn internal(node: &Arc<Node>) -> Result<GrpcServer, BuildError> {
+    GrpcServer::builder("broker-internal").config(node.config.server.clone()).build()
 }
 
 /// How long before the caller's deadline an answer leaves, so that it arrives.

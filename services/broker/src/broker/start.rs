@@ -1,0 +1,262 @@
+//! How a broker comes up.
+
+use super::seams::{BrokerSeams, Port};
+use super::stop::Goodbye;
+use super::{BrokerHandle, StartError, tasks};
+use crate::config::BrokerConfig;
+use crate::controller::{ControllerLink, Heartbeats, Introduction, register, watch_metadata};
+use crate::in_flight::InFlight;
+use crate::metadata::MetadataStore;
+use crate::node::Node;
+use crate::producer_ids::ProducerIds;
+use crate::replicas::ReplicaManager;
+use crate::services;
+use crate::settings::log_config;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use thalweg_core::metadata::MetadataImage;
+use thalweg_core::{Clock, ClusterId, MetadataVersion};
+use thalweg_log::storage::Storage;
+use thalweg_log::{CommitMode, LogConfig, LogManager, LogManagerConfig};
+use thalweg_runtime::{Shutdown, Supervisor, blocking};
+use tokio::time::Instant;
+
+/// Starts everything under `supervisor`. Once the broker is registered, `goodbye` is what a stop must say.
+pub async fn start(
+    config: BrokerConfig,
+    seams: BrokerSeams,
+    supervisor: &Supervisor,
+    goodbye: &OnceLock<Goodbye>,
+) -> Result<BrokerHandle, StartError> {
+    config.validate()?;
+    let shutdown = supervisor.shutdown().clone();
+    let deadline = Instant::now() + config.intervals.start;
+    let BrokerSeams { clock, storage, dialer, public, internal, commit_mode } = seams;
+
+    let link = Arc::new(ControllerLink::new(&config, dialer)?);
+    let metadata = Arc::new(MetadataStore::new());
+    supervisor.spawn_critical(
+        "metadata-watch",
+        watch_metadata(Arc::clone(&link), Arc::clone(&metadata), shutdown.clone()),
+    );
+    let no_metadata =
+        || StartError::NoMetadata { controllers: config.controllers.clone(), within: config.intervals.start };
+    let image =
+        wait_for(&metadata, &shutdown, deadline, |image| image.cluster_id().is_some(), no_metadata).await?;
+    let cluster_id = image.cluster_id().cloned().ok_or_else(no_metadata)?;
+    if let Some(wanted) = config.cluster_id.as_ref().filter(|wanted| **wanted != cluster_id) {
+        return Err(StartError::OtherCluster { found: cluster_id, wanted: wanted.clone() });
+    }
+
+    let logs = tokio::select! {
+        logs = open_logs(&config, &clock, storage, cluster_id.clone(), commit_mode, image) => logs?,
+        // A recovery may take long; it goes on behind the stop, and the next start does it again.
+        () = shutdown.triggered() => return Err(StartError::Stopped),
+    };
+    let opened = Opened { cluster_id, public, internal, link, metadata, commit_mode };
+    let joined = join_cluster(config, clock, Arc::clone(&logs), opened, supervisor, goodbye).await;
+    if joined.is_err() {
+        // Nothing was written: the next start need not recover.
+        let _ = blocking::run(move || logs.close(None)).await;
+    }
+    joined
+}
+
+/// What a broker has before it joins its cluster.
+struct Opened {
+    cluster_id: ClusterId,
+    public: Port,
+    internal: Port,
+    link: Arc<ControllerLink>,
+    metadata: Arc<MetadataStore>,
+    commit_mode: CommitMode,
+}
+
+async fn join_cluster(
+    config: BrokerConfig,
+    clock: Arc<dyn Clock>,
+    logs: Arc<LogManager>,
+    opened: Opened,
+    supervisor: &Supervisor,
+    goodbye: &OnceLock<Goodbye>,
+) -> Result<BrokerHandle, StartError> {
+    // Counted from here, because a recovery takes as long as it takes.
+    let deadline = Instant::now() + config.intervals.start;
+    let Opened { cluster_id, public, internal, link, metadata, commit_mode } = opened;
+    let shutdown = supervisor.shutdown().clone();
+    let no_metadata =
+        || StartError::NoMetadata { controllers: config.controllers.clone(), within: config.intervals.start };
+    let replicas = Arc::new(ReplicaManager::new(config.node_id, Arc::clone(&logs)));
+    let who = Introduction {
+        node_id: config.node_id,
+        cluster_id,
+        incarnation: rand::random(),
+        endpoint: config.advertise.clone().unwrap_or_else(|| advertised(public.address)),
+        internal_endpoint: internal_endpoint(&config, internal.address),
+        rack: config.rack.clone(),
+        log_directory_ids: logs.dir_states().iter().map(|dir| dir.id.to_string()).collect(),
+    };
+    let within = deadline.saturating_duration_since(Instant::now());
+    let registered = tokio::select! {
+        registered = register(&link, &who, within) => registered?,
+        () = shutdown.triggered() => return Err(StartError::Stopped),
+    };
+    let seen = |image: &MetadataImage| image.version() >= registered;
+    let image = wait_for(&metadata, &shutdown, deadline, seen, no_metadata).await?;
+    reconcile_first(&replicas, &clock, image).await?;
+
+    if commit_mode == CommitMode::Manual {
+        supervisor.spawn_critical("commits", tasks::commit(Arc::clone(&logs), shutdown.clone()));
+    }
+    let _ = goodbye.set(Goodbye { link: Arc::clone(&link), who: who.clone(), applied: replicas.watch() });
+    supervisor.spawn_critical(
+        "heartbeats",
+        Heartbeats { link: Arc::clone(&link), who, applied: replicas.watch() }.run(shutdown.clone()),
+    );
+    supervisor.spawn_critical(
+        "replicas",
+        tasks::follow_metadata(
+            Arc::clone(&replicas),
+            Arc::clone(&metadata),
+            Arc::clone(&clock),
+            config.intervals.reopen,
+            shutdown.clone(),
+        ),
+    );
+    let flushes = tasks::flush_due(Arc::clone(&replicas), Arc::clone(&clock), shutdown.clone());
+    supervisor.spawn_critical("flushes", flushes);
+    supervisor.spawn_critical(
+        "housekeeping",
+        tasks::housekeeping(logs, Arc::clone(&clock), config.intervals.housekeeping, shutdown.clone()),
+    );
+    // A fenced broker leads nothing; who connects now should find the partitions served.
+    let me = config.node_id;
+    let unfenced = |image: &MetadataImage| image.broker(me).is_some_and(|broker| !broker.fenced);
+    let image = wait_for(&metadata, &shutdown, deadline, unfenced, no_metadata).await?;
+    wait_applied(&replicas, image.version(), &shutdown).await?;
+
+    let node = Arc::new(Node {
+        in_flight: InFlight::new(config.limits.in_flight_bytes),
+        answers: InFlight::new(config.limits.fetch_answers_bytes),
+        producer_ids: ProducerIds::new(),
+        controller: link,
+        clock,
+        metadata,
+        replicas,
+        shutdown,
+        config,
+    });
+    let (listen, internal_listen) = (public.address, internal.address);
+    serve_on(supervisor, &node, public, internal)?;
+    tracing::info!(broker = %node.config.node_id, %listen, %internal_listen, partitions = node.replicas.len(), "broker ready");
+    Ok(BrokerHandle { listen, internal_listen, node, supervisor: supervisor.clone() })
+}
+
+fn serve_on(
+    supervisor: &Supervisor,
+    node: &Arc<Node>,
+    public: Port,
+    internal: Port,
+) -> Result<(), StartError> {
+    let shutdown = &node.shutdown;
+    let servers = [
+        ("server", services::public(node)?, public.incoming),
+        ("internal-server", services::internal(node)?, internal.incoming),
+    ];
+    for (name, server, incoming) in servers {
+        supervisor.spawn_critical(name, server.serve(incoming, shutdown.clone()));
+    }
+    Ok(())
+}
+
+async fn open_logs(
+    config: &BrokerConfig,
+    clock: &Arc<dyn Clock>,
+    storage: Arc<dyn Storage>,
+    cluster_id: ClusterId,
+    commit_mode: CommitMode,
+    image: Arc<MetadataImage>,
+) -> Result<Arc<LogManager>, StartError> {
+    let manager_config = LogManagerConfig {
+        commit_mode,
+        ..LogManagerConfig::new(config.data_dirs.clone(), cluster_id, config.node_id)
+    };
+    let now = clock.now();
+    let opened = blocking::run(move || {
+        LogManager::open(storage, manager_config, now, &|tp| {
+            image.topic(tp.topic.as_str()).map_or_else(LogConfig::default, |topic| log_config(&topic.config))
+        })
+    });
+    Ok(Arc::new(opened.await.map_err(|_| StartError::Stopped)??))
+}
+
+async fn reconcile_first(
+    replicas: &Arc<ReplicaManager>,
+    clock: &Arc<dyn Clock>,
+    image: Arc<MetadataImage>,
+) -> Result<(), StartError> {
+    let (replicas, clock) = (Arc::clone(replicas), Arc::clone(clock));
+    blocking::run(move || {
+        replicas.delete_strays(&image);
+        replicas.reconcile(&image, &*clock);
+    })
+    .await
+    .map_err(|_| StartError::Stopped)
+}
+
+async fn wait_for(
+    metadata: &MetadataStore,
+    shutdown: &Shutdown,
+    deadline: Instant,
+    wanted: impl Fn(&MetadataImage) -> bool,
+    late: impl Fn() -> StartError,
+) -> Result<Arc<MetadataImage>, StartError> {
+    let mut versions = metadata.watch();
+    loop {
+        let image = metadata.snapshot();
+        if wanted(&image) {
+            return Ok(image);
+        }
+        tokio::select! {
+            changed = versions.changed() => if changed.is_err() { return Err(StartError::Stopped) },
+            () = tokio::time::sleep_until(deadline) => return Err(late()),
+            () = shutdown.triggered() => return Err(StartError::Stopped),
+        }
+    }
+}
+
+async fn wait_applied(
+    replicas: &ReplicaManager,
+    version: MetadataVersion,
+    shutdown: &Shutdown,
+) -> Result<(), StartError> {
+    let mut applied = replicas.watch();
+    tokio::select! {
+        reached = applied.wait_for(|applied| *applied >= version) => {
+            reached.map(drop).map_err(|_| StartError::Stopped)
+        }
+        () = shutdown.triggered() => Err(StartError::Stopped),
+    }
+}
+
+/// What clients are told when nobody says otherwise: the listener's address, or this machine's loopback when it listens on all.
+fn advertised(listen: SocketAddr) -> String {
+    if listen.ip().is_unspecified() {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], listen.port()));
+        tracing::warn!(%listen, advertised = %loopback, "no address to advertise was given; others cannot connect");
+        return loopback.to_string();
+    }
+    listen.to_string()
+}
+
+fn internal_endpoint(config: &BrokerConfig, internal: SocketAddr) -> String {
+    if let Some(endpoint) = &config.internal_advertise {
+        return endpoint.clone();
+    }
+    let host =
+        config.advertise.as_deref().and_then(|advertise| advertise.rsplit_once(':')).map(|(host, _)| host);
+    match host {
+        Some(host) => format!("{host}:{}", internal.port()),
+        None => advertised(internal),
+    }
+}

@@ -1,0 +1,89 @@
+//! What a broker does by itself for as long as it runs.
+
+use crate::metadata::MetadataStore;
+use crate::replicas::ReplicaManager;
+use std::sync::Arc;
+use std::time::Duration;
+use thalweg_core::Clock;
+use thalweg_log::LogManager;
+use thalweg_runtime::{Shutdown, blocking};
+use tokio::task::JoinError;
+
+/// Brings the partitions in line with each new image, one after the other; those that pile up meanwhile are one. In quiet
+/// times it tries the logs that could not be opened again.
+pub async fn follow_metadata(
+    replicas: Arc<ReplicaManager>,
+    metadata: Arc<MetadataStore>,
+    clock: Arc<dyn Clock>,
+    reopen: Duration,
+    shutdown: Shutdown,
+) -> Result<(), JoinError> {
+    let mut versions = metadata.watch();
+    loop {
+        let image = tokio::select! {
+            changed = versions.changed() => match changed {
+                Ok(()) => Some(metadata.snapshot()),
+                Err(_) => return Ok(()),
+            },
+            () = tokio::time::sleep(reopen) => None,
+            () = shutdown.triggered() => return Ok(()),
+        };
+        let (replicas, clock) = (Arc::clone(&replicas), Arc::clone(&clock));
+        let work = move || match image {
+            Some(image) => replicas.reconcile(&image, &*clock),
+            None => replicas.retry_failed(&*clock),
+        };
+        blocking::run(work).await?;
+    }
+}
+
+/// How often topics with write caching are looked at for `flush.ms`: no finer than this is it kept.
+const FLUSH_TICK: Duration = Duration::from_millis(250);
+
+/// Asks for the syncs that `flush.ms` promises. Cheap: the committers do the work.
+pub async fn flush_due(
+    replicas: Arc<ReplicaManager>,
+    clock: Arc<dyn Clock>,
+    shutdown: Shutdown,
+) -> Result<(), JoinError> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(FLUSH_TICK) => {}
+            () = shutdown.triggered() => return Ok(()),
+        }
+        let (replicas, now) = (Arc::clone(&replicas), clock.now());
+        blocking::run(move || replicas.logs().flush_due(now)).await?;
+    }
+}
+
+pub async fn housekeeping(
+    logs: Arc<LogManager>,
+    clock: Arc<dyn Clock>,
+    every: Duration,
+    shutdown: Shutdown,
+) -> Result<(), JoinError> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = shutdown.triggered() => return Ok(()),
+        }
+        let (logs, now) = (Arc::clone(&logs), clock.now());
+        blocking::run(move || logs.housekeeping(now)).await?;
+    }
+}
+
+/// How long after a request for a flush the logs are synced, where no thread does it: long enough that a crash can come between
+/// an append and its sync.
+const COMMIT_TICK: Duration = Duration::from_micros(300);
+
+/// Does the work of the committers' threads, for a simulation.
+pub async fn commit(logs: Arc<LogManager>, shutdown: Shutdown) -> Result<(), JoinError> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(COMMIT_TICK) => {}
+            () = shutdown.triggered() => return Ok(()),
+        }
+        let logs = Arc::clone(&logs);
+        blocking::run(move || logs.run_committers()).await?;
+    }
+}
