@@ -57,7 +57,7 @@ impl Controller {
             let (data_dir, node_id) = (config.data_dir.clone(), config.node_id);
             let open = move || -> Result<_, StartError> {
                 let cluster_id = identity::load_or_create(&data_dir)?;
-                let identity = Identity { cluster_id: cluster_id.clone(), node_id };
+                let identity = Identity { cluster_id: Some(cluster_id.clone()), node_id };
                 Ok((SledStore::open(&data_dir.join(STORE_FOLDER), identity)?, cluster_id))
             };
             let opened = tokio::task::spawn_blocking(open).await;

@@ -2,7 +2,7 @@
 
 use crate::config::{INBOX_QUEUE, INBOX_QUEUE_BYTES, MAX_COMMAND_BYTES, REQUEST_QUEUE, REQUEST_QUEUE_BYTES};
 use crate::error::RaftError;
-use crate::types::{Membership, MembershipChange, RaftStatus};
+use crate::types::{Membership, MembershipChange, Progress, RaftStatus};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,6 +18,8 @@ pub(crate) enum Request<O> {
     Read { reply: Reply<u64> },
     Change { change: MembershipChange, reply: Reply<Membership> },
     Transfer { to: NodeId, reply: Reply<()> },
+    HandOver { reply: Reply<()> },
+    Progress { reply: Reply<Vec<Progress>> },
 }
 
 /// What the transport tells the loop.
@@ -25,6 +27,7 @@ pub(crate) enum Inbound {
     Message(Bytes),
     Unreachable(NodeId),
     SnapshotFailed(NodeId),
+    Gone(NodeId),
 }
 
 /// The loop's ends of the queues.
@@ -124,6 +127,17 @@ impl<O> RaftHandle<O> {
         self.ask(|reply| Request::Transfer { to, reply }).await
     }
 
+    /// Asks the leader (this node) to hand over to the voter that is the furthest among those that answer. Returns when that is
+    /// begun; without such a voter nothing happens.
+    pub async fn hand_over(&self) -> Result<(), RaftError> {
+        self.ask(|reply| Request::HandOver { reply }).await
+    }
+
+    /// How far each member is, learners too, in the order of their ids. Only the leader knows.
+    pub async fn progress(&self) -> Result<Vec<Progress>, RaftError> {
+        self.ask(|reply| Request::Progress { reply }).await
+    }
+
     /// Takes in a message from a peer. Never waits: `false` means that the queue was full and the message dropped,
     /// or that the node has stopped.
     pub fn step(&self, message: Bytes) -> bool {
@@ -147,6 +161,13 @@ impl<O> RaftHandle<O> {
     /// `snapshot_retry_ticks` have passed. Optional.
     pub fn report_snapshot_failed(&self, peer: NodeId) {
         let _ = self.inbox.try_send(Inbound::SnapshotFailed(peer));
+    }
+
+    /// Tells the node that the process of `peer` is gone: its connection broke and it takes no other. A follower whose leader it
+    /// is then stands for election without waiting for the election timeout. Wrong news do no harm: the others do not vote
+    /// for it as long as they hear the leader. Optional.
+    pub fn report_gone(&self, peer: NodeId) {
+        let _ = self.inbox.try_send(Inbound::Gone(peer));
     }
 
     /// The node's status, to read or to watch. The channel closes when the node ends.

@@ -33,4 +33,4 @@ pub use store::{
 };
 pub use thread::RaftThread;
 pub use transport::{MessageClass, NoTransport, Transport};
-pub use types::{Membership, MembershipChange, RaftStatus, Role};
+pub use types::{Membership, MembershipChange, Progress, RaftStatus, Role};

@@ -3,6 +3,7 @@
 use crate::error::RestoreError;
 use crate::types::Role;
 use bytes::Bytes;
+use thalweg_core::ClusterId;
 
 /// The replicated state machine. It is owned by the node's loop and called from there only, one call at a time;
 /// what others shall see it publishes itself (a watch channel, an atomically swapped image).
@@ -25,6 +26,12 @@ pub trait StateMachine: Send + 'static {
 
     /// Replaces the whole state by that of a snapshot taken at `index`.
     fn restore(&mut self, index: u64, snapshot: &[u8]) -> Result<(), RestoreError>;
+
+    /// The cluster that the state belongs to, once a command or snapshot has said so. The node notes it in its store, and
+    /// ends rather than take in the state of another cluster.
+    fn cluster_id(&self) -> Option<&ClusterId> {
+        None
+    }
 
     /// The node's role changed. `Leader` is told only when everything committed before this leadership has been
     /// applied, so the state may be relied on from then until another role is told.

@@ -7,6 +7,7 @@ use raft::eraftpb;
 use raft::{GetEntriesContext, RaftState, StorageError};
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use thalweg_core::ClusterId;
 
 /// The end of the log that is kept in memory, in entries and in bytes of data: on the usual path nothing is read
 /// from the disk.
@@ -33,6 +34,15 @@ impl<S: RaftStore> LogStorage<S> {
             recent_bytes: 0,
             failure: RefCell::new(None),
         })
+    }
+
+    /// The cluster that the store belongs to, if it is known.
+    pub(crate) fn cluster_id(&self) -> Option<&ClusterId> {
+        self.store.identity().cluster_id.as_ref()
+    }
+
+    pub(crate) fn learn_cluster(&mut self, cluster_id: &ClusterId) -> Result<(), StoreError> {
+        self.store.learn_cluster(cluster_id)
     }
 
     pub(crate) fn summary(&self) -> &Summary {

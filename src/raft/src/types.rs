@@ -47,6 +47,17 @@ pub enum MembershipChange {
     Remove(NodeId),
 }
 
+/// How far a member is, as the leader knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The member.
+    pub id: NodeId,
+    /// The index up to which its log is known to be the leader's.
+    pub matched: u64,
+    /// Whether it answered within the last election timeout. True of the leader itself.
+    pub active: bool,
+}
+
 /// What a node knows of itself and its group. A view: by the time it is read it may be old.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RaftStatus {

@@ -30,6 +30,15 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
             self.proposals.applied(entry.index, entry.term, output);
             self.answer_change(entry.index, entry.term);
         }
+        self.note_cluster()
+    }
+
+    /// Once the state machine knows the cluster's id, the store knows it too.
+    pub(super) fn note_cluster(&mut self) -> Result<(), RaftFailure> {
+        let Some(cluster_id) = self.machine.cluster_id() else { return Ok(()) };
+        if self.raw.store().cluster_id() != Some(cluster_id) {
+            self.raw.mut_store().learn_cluster(cluster_id)?;
+        }
         Ok(())
     }
 

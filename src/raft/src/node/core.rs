@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 use thalweg_core::NodeId;
 use tokio::sync::watch;
 
+/// Ticks between two voters that stand for election because the leader's process is gone: time for a whole election.
+const CAMPAIGN_APART_TICKS: u64 = 3;
 /// Pages of committed entries that are applied before the loop looks at its queues again.
 const PAGES_PER_TURN: usize = 8;
 
@@ -40,6 +42,8 @@ pub(super) struct Core<S: RaftStore, M: StateMachine, T> {
     seen: (u64, u64),
     /// When proposals in the log lost their leader.
     lost_at: Option<u64>,
+    /// When to stand for election because the leader's process is gone.
+    campaign_at: Option<u64>,
     may_campaign_alone: bool,
 }
 
@@ -91,6 +95,7 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
             announced: Role::Follower,
             seen,
             lost_at: None,
+            campaign_at: None,
             may_campaign_alone: true,
         }
     }
@@ -108,6 +113,7 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
         if self.leads() || self.caught_up() {
             self.raw.tick();
         }
+        self.campaign_if_due();
         let leader = self.leader();
         self.reads.tick(self.now, self.config.election_ticks as u64, leader);
         self.retry_snapshots();
@@ -175,6 +181,13 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
                 // A caller that has gone away needs no answer.
                 let _ = reply.send(answer);
             }
+            Request::HandOver { reply } => {
+                self.hand_over();
+                let _ = reply.send(Ok(()));
+            }
+            Request::Progress { reply } => {
+                let _ = reply.send(self.progress());
+            }
         }
     }
 
@@ -185,6 +198,34 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
     pub(super) fn snapshot_failed(&mut self, peer: NodeId) {
         if self.snapshots_sent.remove(&peer.get()).is_some() {
             self.raw.report_snapshot(peer.get(), SnapshotStatus::Failure);
+        }
+    }
+
+    /// The process of `peer` is gone. If it led, this node stands for election soon: the voters one after the other, so that
+    /// they do not stand in each other's way, and each only after the others had time to notice it too.
+    pub(super) fn gone(&mut self, peer: NodeId) {
+        if self.leads() || self.raw.raft.leader_id != peer.get() {
+            return;
+        }
+        let voters = &self.applied.conf.voters;
+        let own = self.config.node_id.get();
+        let rank = voters.iter().filter(|id| **id != peer.get() && **id < own).count() as u64;
+        tracing::info!(node = %self.config.node_id, leader = %peer, "raft leader is gone");
+        let term = self.raw.raft.term;
+        // From now on it votes for another: it does not wait for a leader that it knows to be gone.
+        self.raw.raft.become_follower(term, 0);
+        self.campaign_at = Some(self.now + 1 + CAMPAIGN_APART_TICKS * rank);
+    }
+
+    fn campaign_if_due(&mut self) {
+        let Some(at) = self.campaign_at else { return };
+        if self.raw.raft.leader_id != 0 || self.raw.raft.state != StateRole::Follower {
+            self.campaign_at = None;
+        } else if self.now >= at && self.caught_up() {
+            self.campaign_at = None;
+            if let Err(error) = self.raw.campaign() {
+                tracing::debug!(node = %self.config.node_id, %error, "raft campaign not begun");
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use crate::handle::Reply;
 use crate::machine::StateMachine;
 use crate::store::{ConfState, RaftStore};
 use crate::transport::Transport;
-use crate::types::{Membership, MembershipChange};
+use crate::types::{Membership, MembershipChange, Progress};
 use crate::wire;
 use thalweg_core::NodeId;
 
@@ -45,6 +45,26 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
         }
         self.raw.transfer_leader(to.get());
         Ok(())
+    }
+
+    pub(super) fn progress(&self) -> Result<Vec<Progress>, RaftError> {
+        if !self.leads() {
+            return Err(RaftError::NotLeader { leader: self.leader() });
+        }
+        let own = self.config.node_id.get();
+        let mut members: Vec<Progress> = self
+            .raw
+            .raft
+            .prs()
+            .iter()
+            .map(|(id, progress)| Progress {
+                id: NodeId(*id),
+                matched: progress.matched,
+                active: *id == own || progress.recent_active,
+            })
+            .collect();
+        members.sort_by_key(|member| member.id);
+        Ok(members)
     }
 
     /// Begins to hand leadership to the voter that is the furthest, if there is one to be reached.

@@ -70,7 +70,8 @@ impl<S: RaftStore, M: StateMachine, T: Transport> RaftNode<S, M, T> {
         let status =
             RaftStatus { node_id: config.node_id, applied: meta.index, commit, ..RaftStatus::default() };
         let (handle, mailbox) = handle::channel(status);
-        let core = Core::new(config, raw, machine, transport, incarnation, meta);
+        let mut core = Core::new(config, raw, machine, transport, incarnation, meta);
+        core.note_cluster()?;
         Ok((RaftNode { core, mailbox }, handle))
     }
 
@@ -121,6 +122,7 @@ impl<S: RaftStore, M: StateMachine, T: Transport> RaftNode<S, M, T> {
                 }
                 Inbound::Unreachable(peer) => self.core.unreachable(peer),
                 Inbound::SnapshotFailed(peer) => self.core.snapshot_failed(peer),
+                Inbound::Gone(peer) => self.core.gone(peer),
             }
             next = self.mailbox.inbox.try_recv().ok();
         }
@@ -173,6 +175,8 @@ fn refuse<O>(request: Request<O>) {
         Request::Read { reply } => drop(reply.send(Err(RaftError::Stopped))),
         Request::Change { reply, .. } => drop(reply.send(Err(RaftError::Stopped))),
         Request::Transfer { reply, .. } => drop(reply.send(Err(RaftError::Stopped))),
+        Request::HandOver { reply } => drop(reply.send(Err(RaftError::Stopped))),
+        Request::Progress { reply } => drop(reply.send(Err(RaftError::Stopped))),
     }
 }
 

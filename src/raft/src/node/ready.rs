@@ -100,6 +100,7 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
         self.applied.bytes_since_snapshot = 0;
         self.applied.snapshot_owed = false;
         self.proposals.skipped(meta.index);
+        self.note_cluster()?;
         tracing::info!(node = %self.config.node_id, index = meta.index, bytes = snapshot.data.len(), "raft snapshot installed");
         Ok(())
     }

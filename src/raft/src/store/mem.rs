@@ -7,6 +7,7 @@ use crate::store::HardState;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use thalweg_core::ClusterId;
 
 /// A step of a write at which the plug can be pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,10 +134,11 @@ impl MemStore {
         if inner.open {
             return Err(StoreError::InUse { path: PathBuf::from("memory") });
         }
-        let found = inner.identity.get_or_insert_with(|| identity.clone());
-        if *found != identity {
-            return Err(StoreError::Identity { found: found.to_string(), expected: identity.to_string() });
-        }
+        let identity = match &inner.identity {
+            Some(found) => found.opened_as(&identity)?,
+            None => identity,
+        };
+        inner.identity = Some(identity.clone());
         inner.open = true;
         drop(inner);
         Ok(MemStore { identity, disk: disk.clone() })
@@ -152,6 +154,22 @@ impl Drop for MemStore {
 impl RaftStore for MemStore {
     fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    fn learn_cluster(&mut self, cluster_id: &ClusterId) -> Result<(), StoreError> {
+        let expected = Identity { cluster_id: Some(cluster_id.clone()), ..self.identity.clone() };
+        let learned = self.identity.opened_as(&expected)?;
+        if learned != self.identity {
+            self.disk.at(WritePoint::BeforeWrite)?;
+            {
+                let mut disk = self.disk.lock();
+                disk.identity = Some(learned.clone());
+                disk.writes += 1;
+            }
+            self.disk.at(WritePoint::AfterWrite)?;
+            self.identity = learned;
+        }
+        Ok(())
     }
 
     fn begin_incarnation(&mut self) -> Result<u64, StoreError> {

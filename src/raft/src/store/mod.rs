@@ -22,15 +22,33 @@ use thalweg_core::{ClusterId, NodeId};
 /// Whose store it is. Written when it is founded, checked whenever it is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The cluster.
-    pub cluster_id: ClusterId,
+    /// The cluster; `None` while it is not known: the first leader of a new group draws its id.
+    pub cluster_id: Option<ClusterId>,
     /// The node.
     pub node_id: NodeId,
 }
 
 impl std::fmt::Display for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "node {} of cluster {}", self.node_id, self.cluster_id)
+        match &self.cluster_id {
+            Some(cluster_id) => write!(f, "node {} of cluster {cluster_id}", self.node_id),
+            None => write!(f, "node {} of a cluster not known yet", self.node_id),
+        }
+    }
+}
+
+impl Identity {
+    /// What a store of `self` is after it was opened as `expected`: one that knows its cluster keeps it.
+    fn opened_as(&self, expected: &Identity) -> Result<Identity, StoreError> {
+        let same_cluster = match (&self.cluster_id, &expected.cluster_id) {
+            (Some(found), Some(expected)) => found == expected,
+            _ => true,
+        };
+        if self.node_id != expected.node_id || !same_cluster {
+            return Err(StoreError::Identity { found: self.to_string(), expected: expected.to_string() });
+        }
+        let cluster_id = self.cluster_id.clone().or_else(|| expected.cluster_id.clone());
+        Ok(Identity { cluster_id, node_id: self.node_id })
     }
 }
 
@@ -83,6 +101,11 @@ pub struct Summary {
 pub trait RaftStore: Send + 'static {
     /// Whose store it is.
     fn identity(&self) -> &Identity;
+
+    /// Notes the cluster that the store belongs to, durably, if it was not known.
+    ///
+    /// Errors: [`StoreError::Identity`] if it belongs to another.
+    fn learn_cluster(&mut self, cluster_id: &ClusterId) -> Result<(), StoreError>;
 
     /// Counts the starts of this node, durably: 1 at the first call ever. Tags requests, so that an answer to an
     /// earlier life is not taken for one to this.

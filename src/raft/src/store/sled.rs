@@ -24,6 +24,7 @@ use files::Files;
 use keys::Key;
 use sled::{Batch, Db, Tree};
 use std::path::Path;
+use thalweg_core::{ClusterId, NodeId};
 
 /// The format of the store's records. A store of another format is refused.
 pub const FORMAT: u32 = 1;
@@ -77,25 +78,33 @@ impl SledStore {
             if !self.tree.is_empty() {
                 return Err(damaged("the identity record is missing"));
             }
-            let mut record = FORMAT.to_be_bytes().to_vec();
-            record.extend_from_slice(&self.identity.node_id.get().to_be_bytes());
-            record.extend_from_slice(self.identity.cluster_id.0.as_bytes());
-            let mut batch = Batch::default();
-            batch.insert(Key::Identity.encode(), record);
-            return self.commit(batch);
+            return self.put_identity(&self.identity);
         };
         let mut reader = Reader::new("identity record", &bytes);
         let found = reader.u32()?;
         if found != FORMAT {
             return Err(StoreError::Format { found, supported: FORMAT });
         }
-        let node_id = reader.u64()?;
-        let cluster_id = reader.rest();
-        if node_id != self.identity.node_id.get() || cluster_id != self.identity.cluster_id.0.as_bytes() {
-            let found = format!("node {node_id} of cluster {}", String::from_utf8_lossy(cluster_id));
-            return Err(StoreError::Identity { found, expected: self.identity.to_string() });
+        let node_id = NodeId(reader.u64()?);
+        let cluster_id = String::from_utf8_lossy(reader.rest());
+        let cluster_id = Some(ClusterId(cluster_id.into())).filter(|id| !id.0.is_empty());
+        let found = Identity { cluster_id, node_id };
+        let identity = found.opened_as(&self.identity)?;
+        if identity != found {
+            self.put_identity(&identity)?;
         }
+        self.identity = identity;
         Ok(())
+    }
+
+    /// An empty text stands for a cluster that is not known.
+    fn put_identity(&self, identity: &Identity) -> Result<(), StoreError> {
+        let mut record = FORMAT.to_be_bytes().to_vec();
+        record.extend_from_slice(&identity.node_id.get().to_be_bytes());
+        record.extend_from_slice(identity.cluster_id.as_ref().map_or(&[], |id| id.0.as_bytes()));
+        let mut batch = Batch::default();
+        batch.insert(Key::Identity.encode(), record);
+        self.commit(batch)
     }
 
     fn load(&self) -> Result<State, StoreError> {
@@ -251,6 +260,16 @@ impl SledStore {
 impl RaftStore for SledStore {
     fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    fn learn_cluster(&mut self, cluster_id: &ClusterId) -> Result<(), StoreError> {
+        let expected = Identity { cluster_id: Some(cluster_id.clone()), ..self.identity.clone() };
+        let learned = self.identity.opened_as(&expected)?;
+        if learned != self.identity {
+            self.put_identity(&learned)?;
+            self.identity = learned;
+        }
+        Ok(())
     }
 
     fn begin_incarnation(&mut self) -> Result<u64, StoreError> {

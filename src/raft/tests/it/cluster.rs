@@ -156,6 +156,60 @@ async fn a_leader_that_stops_hands_over_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn followers_that_see_the_leaders_process_go_do_not_wait_for_the_election_timeout() {
+    let mut cluster = Cluster::start(&ALL);
+    let old = cluster.leader().await;
+    cluster.propose(old, "a").await.unwrap();
+    let others = ALL.into_iter().filter(|id| *id != old);
+    cluster.crash(old).await;
+    let before = tokio::time::Instant::now();
+    others.for_each(|id| cluster.handle(id).report_gone(NodeId(old)));
+    let new = cluster.leader_other_than(&[old]).await;
+    // Simulated time: less than the shortest election timeout.
+    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+    cluster.propose(new, "b").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn wrong_news_of_the_leaders_end_move_nothing() {
+    let cluster = Cluster::start(&ALL);
+    let leader = cluster.leader().await;
+    let term = cluster.status(leader).term;
+    let (last, _) = cluster.propose(leader, "a").await.unwrap();
+    cluster.converge(&ALL, last).await;
+    for id in ALL.into_iter().filter(|id| *id != leader) {
+        cluster.handle(id).report_gone(NodeId(leader));
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!((cluster.leader().await, cluster.status(leader).term), (leader, term), "told to {id}");
+    }
+    cluster.handle(leader).report_gone(NodeId(leader));
+    cluster.propose(leader, "b").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_leader_tells_how_far_each_is() {
+    let mut cluster = Cluster::start(&ALL);
+    let leader = cluster.leader().await;
+    let follower = ALL.into_iter().find(|id| *id != leader).unwrap();
+    let (last, _) = cluster.propose(leader, "a").await.unwrap();
+    cluster.converge(&ALL, last).await;
+    sleep(Duration::from_secs(3)).await;
+    let progress = cluster.handle(leader).progress().await.unwrap();
+    assert_eq!(
+        progress.iter().map(|p| (p.id.get(), p.matched, p.active)).collect::<Vec<_>>(),
+        ALL.map(|id| (id, last, true))
+    );
+    assert!(matches!(cluster.handle(follower).progress().await, Err(RaftError::NotLeader { .. })));
+    cluster.crash(follower).await;
+    sleep(Duration::from_secs(3)).await;
+    let progress = cluster.handle(leader).progress().await.unwrap();
+    assert!(progress.iter().all(|p| p.active == (p.id.get() != follower)), "{progress:?}");
+    // Asked to, it hands over to the one that is there.
+    cluster.handle(leader).hand_over().await.unwrap();
+    cluster.leader_other_than(&[leader]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn leadership_goes_where_it_is_sent() {
     let cluster = Cluster::start(&ALL);
     let old = cluster.leader().await;

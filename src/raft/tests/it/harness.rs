@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub fn identity(node: u64) -> Identity {
-    Identity { cluster_id: ClusterId("test".into()), node_id: NodeId(node) }
+    Identity { cluster_id: Some(ClusterId("test".into())), node_id: NodeId(node) }
 }
 
 pub fn ids(nodes: &[u64]) -> Vec<NodeId> {

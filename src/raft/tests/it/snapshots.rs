@@ -4,7 +4,7 @@ use crate::harness::{Cluster, Machine, identity, ids, until};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use thalweg_core::NodeId;
+use thalweg_core::{ClusterId, NodeId};
 use thalweg_raft::{
     ConfState, HardState, Identity, LogEntry, MemDisk, MemStore, MessageClass, NoTransport, RaftConfig,
     RaftNode, RaftStore, Snapshot, StoreError, Summary, WriteBatch,
@@ -91,6 +91,9 @@ struct Measured {
 impl RaftStore for Measured {
     fn identity(&self) -> &Identity {
         self.inner.identity()
+    }
+    fn learn_cluster(&mut self, cluster_id: &ClusterId) -> Result<(), StoreError> {
+        self.inner.learn_cluster(cluster_id)
     }
     fn begin_incarnation(&mut self) -> Result<u64, StoreError> {
         self.inner.begin_incarnation()

@@ -163,10 +163,46 @@ fn everything(opener: &dyn Opener) {
     // Exclusive, and only for its owner.
     assert!(matches!(opener.open(identity(1)), Err(StoreError::InUse { .. })));
     drop(store);
-    let other_cluster = Identity { cluster_id: ClusterId("other".into()), node_id: NodeId(1) };
+    let other_cluster = Identity { cluster_id: Some(ClusterId("other".into())), node_id: NodeId(1) };
     assert!(matches!(opener.open(other_cluster), Err(StoreError::Identity { .. })));
     assert!(matches!(opener.open(identity(2)), Err(StoreError::Identity { .. })));
-    assert_eq!(reopen().summary().unwrap().last_index, 30, "a refused opener changes nothing");
+    let mut store = reopen();
+    assert_eq!(store.summary().unwrap().last_index, 30, "a refused opener changes nothing");
+    assert!(store.learn_cluster(&ClusterId("test".into())).is_ok());
+    let other = store.learn_cluster(&ClusterId("other".into()));
+    assert!(matches!(other, Err(StoreError::Identity { .. })), "a cluster is for life");
+}
+
+fn a_cluster_is_learned_later(opener: &dyn Opener) {
+    let unknown = || Identity { cluster_id: None, node_id: NodeId(1) };
+    let test = ClusterId("test".into());
+    let mut store = opener.open(unknown()).unwrap();
+    assert_eq!(store.identity().cluster_id, None);
+    store.write(append(vec![entry(1, 1, 10)], hard_state(1, 1))).unwrap();
+    drop(store);
+    let mut store = opener.open(unknown()).unwrap();
+    store.learn_cluster(&test).unwrap();
+    assert_eq!(store.identity().cluster_id.as_ref(), Some(&test));
+    drop(store);
+    let store = opener.open(unknown()).unwrap();
+    assert_eq!(store.identity().cluster_id.as_ref(), Some(&test), "it is kept");
+    assert_eq!(store.summary().unwrap().last_index, 1);
+    drop(store);
+    let other_node = Identity { cluster_id: None, node_id: NodeId(2) };
+    assert!(matches!(opener.open(other_node), Err(StoreError::Identity { .. })));
+    let other_cluster = Identity { cluster_id: Some(ClusterId("other".into())), node_id: NodeId(1) };
+    assert!(matches!(opener.open(other_cluster), Err(StoreError::Identity { .. })));
+}
+
+#[test]
+fn a_store_in_memory_learns_its_cluster_later() {
+    a_cluster_is_learned_later(&InMemory(MemDisk::new()));
+}
+
+#[test]
+fn a_store_in_sled_learns_its_cluster_later() {
+    let folder = tempfile::tempdir().unwrap();
+    a_cluster_is_learned_later(&OnDisk(folder.path()));
 }
 
 #[test]
