@@ -17,6 +17,8 @@ pub(super) struct DataDir {
     pub id: DirectoryId,
     /// Whether it was closed cleanly the last time.
     pub clean: bool,
+    /// The registration under which that was, if the marker names one.
+    pub clean_epoch: Option<BrokerEpoch>,
     _lock: Box<dyn DirLock>,
 }
 
@@ -39,9 +41,12 @@ impl DataDir {
             _ => err.into(),
         })?;
         data_dir::remove_leftovers(&**storage, path)?;
-        let clean = matches!(data_dir::take_clean_shutdown(&**storage, path)?, LastShutdown::Clean(_));
+        let (clean, clean_epoch) = match data_dir::take_clean_shutdown(&**storage, path)? {
+            LastShutdown::Clean(epoch) => (true, epoch),
+            LastShutdown::Unclean => (false, None),
+        };
         let volume = Volume::new(Arc::clone(storage), path.to_owned());
-        Ok(DataDir { volume, id: properties.directory_id, clean, _lock: lock })
+        Ok(DataDir { volume, id: properties.directory_id, clean, clean_epoch, _lock: lock })
     }
 
     pub fn path(&self) -> &Path {

@@ -161,6 +161,13 @@ impl LogManager {
         self.dirs.iter().map(|dir| dir.state(&*self.storage)).collect()
     }
 
+    /// The epoch of the registration under which every directory was last closed cleanly; `None` if one was not, or is new.
+    pub fn clean_shutdown_epoch(&self) -> Option<BrokerEpoch> {
+        let mut epochs = self.dirs.iter().map(|dir| dir.clean_epoch);
+        let first = epochs.next().flatten()?;
+        epochs.all(|epoch| epoch == Some(first)).then_some(first)
+    }
+
     /// Syncs what is queued, with [`CommitMode::Manual`]. Returns the number of logs.
     pub fn run_committers(&self) -> usize {
         self.committers.iter().map(Committer::run_once).sum()
