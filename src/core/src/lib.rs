@@ -7,6 +7,7 @@ pub mod batch;
 pub mod compression;
 pub mod config;
 pub mod error;
+pub mod group;
 pub mod ids;
 pub mod metadata;
 pub mod partitioner;
