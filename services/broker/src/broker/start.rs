@@ -4,7 +4,7 @@ use super::seams::{BrokerSeams, Port};
 use super::stop::Goodbye;
 use super::{BrokerHandle, StartError, tasks};
 use crate::config::BrokerConfig;
-use crate::controller::{ControllerLink, Heartbeats, Introduction, register, watch_metadata};
+use crate::controller::{ControllerLink, Heartbeats, Introduction, Patience, register, watch_metadata};
 use crate::in_flight::InFlight;
 use crate::metadata::MetadataStore;
 use crate::node::Node;
@@ -54,10 +54,12 @@ pub async fn start(
         () = shutdown.triggered() => return Err(StartError::Stopped),
     };
     let opened = Opened { cluster_id, public, internal, link, metadata, commit_mode };
+    let link = Arc::clone(&opened.link);
     let joined = join_cluster(config, clock, Arc::clone(&logs), opened, supervisor, goodbye).await;
     if joined.is_err() {
-        // Nothing was written: the next start need not recover.
-        let _ = blocking::run(move || logs.close(None)).await;
+        // Nothing was written: the next start need not recover, and what was clean before is clean still.
+        let epoch = link.epoch().or(logs.clean_shutdown_epoch());
+        let _ = blocking::run(move || logs.close(epoch)).await;
     }
     joined
 }
@@ -95,10 +97,11 @@ async fn join_cluster(
         internal_endpoint: internal_endpoint(&config, internal.address),
         rack: config.rack.clone(),
         log_directory_ids: logs.dir_states().iter().map(|dir| dir.id.to_string()).collect(),
+        clean_shutdown_epoch: logs.clean_shutdown_epoch(),
     };
     let within = deadline.saturating_duration_since(Instant::now());
     let registered = tokio::select! {
-        registered = register(&link, &who, within) => registered?,
+        registered = register(&link, &who, within, Patience::ForPredecessor) => registered?,
         () = shutdown.triggered() => return Err(StartError::Stopped),
     };
     let seen = |image: &MetadataImage| image.version() >= registered;
@@ -108,11 +111,10 @@ async fn join_cluster(
     if commit_mode == CommitMode::Manual {
         supervisor.spawn_critical("commits", tasks::commit(Arc::clone(&logs), shutdown.clone()));
     }
-    let _ = goodbye.set(Goodbye { link: Arc::clone(&link), who: who.clone(), applied: replicas.watch() });
-    supervisor.spawn_critical(
-        "heartbeats",
-        Heartbeats { link: Arc::clone(&link), who, applied: replicas.watch() }.run(shutdown.clone()),
-    );
+    let (beats, heartbeats) = Heartbeats::new(Arc::clone(&link), who, replicas.watch());
+    let within = config.intervals.controlled_shutdown;
+    let _ = goodbye.set(Goodbye { node_id: config.node_id, heartbeats, within });
+    supervisor.spawn_critical("heartbeats", beats.run(shutdown.clone()));
     supervisor.spawn_critical(
         "replicas",
         tasks::follow_metadata(

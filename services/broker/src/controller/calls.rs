@@ -12,8 +12,8 @@ macro_rules! forwarded {
         $(
             $(#[$doc])*
             pub async fn $name(&self, request: v1::$request, within: Duration) -> Result<v1::$response, ApiError> {
-                self.call(Repeat::IfRefused, within, |channel| {
-                    let mut client = ControllerLink::admin(channel);
+                self.call(Repeat::IfRefused, within, |target| {
+                    let mut client = ControllerLink::admin(&target.channel);
                     let request = timed(request.clone(), within);
                     async move { Ok(client.$name(request).await?.into_inner()) }
                 })
@@ -33,6 +33,33 @@ impl ControllerLink {
         create_partitions(CreatePartitionsRequest) -> CreatePartitionsResponse;
         /// Changes a topic's configuration.
         alter_configs(AlterConfigsRequest) -> AlterConfigsResponse;
+        /// Moves leaderships.
+        elect_leaders(ElectLeadersRequest) -> ElectLeadersResponse;
+        /// Gives partitions other replicas.
+        reassign_partitions(ReassignPartitionsRequest) -> ReassignPartitionsResponse;
+        /// Moves everything off a broker.
+        drain_broker(DrainBrokerRequest) -> DrainBrokerResponse;
+        /// Forgets a broker.
+        unregister_broker(UnregisterBrokerRequest) -> UnregisterBrokerResponse;
+        /// Adds a controller to the Raft group.
+        add_voter(AddVoterRequest) -> AddVoterResponse;
+        /// Removes a controller from the Raft group.
+        remove_voter(RemoveVoterRequest) -> RemoveVoterResponse;
+    }
+
+    /// Changes the ISR of partitions that this broker leads. What was lost on the way may be sent again: a change names the
+    /// partition's epoch, so it is made once.
+    pub async fn alter_partitions(
+        &self,
+        request: internal::AlterPartitionsRequest,
+        within: Duration,
+    ) -> Result<internal::AlterPartitionsResponse, ApiError> {
+        self.call(Repeat::Safe, within, |target| {
+            let mut client = ControllerLink::controller(&target.channel);
+            let request = timed(request.clone(), within);
+            async move { Ok(client.alter_partitions(request).await?.into_inner()) }
+        })
+        .await
     }
 
     /// The Raft group, as the favourite controller sees it.
@@ -40,8 +67,8 @@ impl ControllerLink {
         &self,
         within: Duration,
     ) -> Result<internal::DescribeQuorumResponse, ApiError> {
-        self.call(Repeat::Safe, within, |channel| {
-            let mut client = ControllerLink::controller(channel);
+        self.call(Repeat::Safe, within, |target| {
+            let mut client = ControllerLink::controller(&target.channel);
             let request = timed(internal::DescribeQuorumRequest {}, within);
             async move { Ok(client.describe_quorum(request).await?.into_inner()) }
         })
@@ -63,8 +90,8 @@ impl ControllerLink {
         let request = internal::AllocateProducerIdsRequest { broker_id: me.get(), broker_epoch: epoch.get() };
         // A block that is lost on the way is never given away: ids are plenty.
         let block = self
-            .call(Repeat::Safe, within, |channel| {
-                let mut client = ControllerLink::controller(channel);
+            .call(Repeat::Safe, within, |target| {
+                let mut client = ControllerLink::controller(&target.channel);
                 let request = timed(request, within);
                 async move { Ok(client.allocate_producer_ids(request).await?.into_inner()) }
             })

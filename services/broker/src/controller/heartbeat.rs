@@ -1,118 +1,223 @@
-//! Signs of life, and the goodbye.
+//! Signs of life: on a session with the leading controller, and by single calls to any controller while there is none.
 
 use super::link::{ControllerLink, Repeat, timed};
-use super::registration::{Introduction, RegisterError, register};
+use super::registration::{Introduction, Patience, RegisterError, register};
+use super::session::Session;
 use std::sync::Arc;
+use std::time::Duration;
 use thalweg_core::{ErrorCode, MetadataVersion};
 use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1 as internal;
 use thalweg_runtime::Shutdown;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
+
+/// Between two heartbeats while the broker waits to be let go.
+const STOPPING_BEAT: Duration = Duration::from_millis(50);
+
+/// What the cluster last said of this broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether it is fenced. A broker starts so.
+    pub fenced: bool,
+    /// Whether it may stop.
+    pub may_shutdown: bool,
+}
+
+/// What the rest of the broker has to do with its heartbeats.
+#[derive(Debug, Clone)]
+pub struct Wishes {
+    /// Set to `true` to ask for leave.
+    pub stop: watch::Sender<bool>,
+    /// What the cluster says.
+    pub standing: watch::Receiver<Standing>,
+}
 
 /// Keeps a registration alive.
 #[derive(Debug)]
 pub struct Heartbeats {
-    /// The controllers.
-    pub link: Arc<ControllerLink>,
-    /// Who is alive.
-    pub who: Introduction,
-    /// The version of the metadata that the partitions here stand for.
-    pub applied: watch::Receiver<MetadataVersion>,
+    link: Arc<ControllerLink>,
+    who: Introduction,
+    applied: watch::Receiver<MetadataVersion>,
+    stop: watch::Receiver<bool>,
+    standing: watch::Sender<Standing>,
+    // The next pause while fenced; it doubles.
+    soon: Duration,
+    heard: Instant,
+    lost: bool,
 }
 
 impl Heartbeats {
+    /// Heartbeats of `who`; `applied` is the version of the metadata that the partitions here stand for.
+    pub fn new(
+        link: Arc<ControllerLink>,
+        who: Introduction,
+        applied: watch::Receiver<MetadataVersion>,
+    ) -> (Heartbeats, Wishes) {
+        let (stop, stop_heard) = watch::channel(false);
+        let (standing, standing_heard) = watch::channel(Standing { fenced: true, may_shutdown: false });
+        let soon = link.intervals().retry_first;
+        let beats = Heartbeats {
+            link,
+            who,
+            applied,
+            stop: stop_heard,
+            standing,
+            soon,
+            heard: Instant::now(),
+            lost: false,
+        };
+        (beats, Wishes { stop, standing: standing_heard })
+    }
+
     /// Beats until the shutdown. A registration that the cluster no longer knows is renewed; one that another process took
     /// over ends the broker.
-    pub async fn run(self, shutdown: Shutdown) -> Result<(), RegisterError> {
-        let mut beat = tokio::time::interval(self.link.intervals().heartbeat);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut fenced = true;
-        let mut soon = self.link.intervals().retry_first;
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<(), RegisterError> {
+        tokio::select! {
+            ended = self.beat_on() => ended,
+            () = shutdown.triggered() => Ok(()),
+        }
+    }
+
+    async fn beat_on(&mut self) -> Result<(), RegisterError> {
+        let mut pause = self.link.intervals().retry_first;
         loop {
-            tokio::select! {
-                _ = beat.tick() => {}
-                () = shutdown.triggered() => return Ok(()),
-            }
-            let answer = tokio::select! {
-                answer = self.beat_once(false) => answer,
-                () = shutdown.triggered() => return Ok(()),
+            let error = match Session::open(&self.link, self.heartbeat()).await {
+                Ok(session) => {
+                    let (error, lasted) = self.keep(session).await;
+                    if lasted {
+                        pause = self.link.intervals().retry_first;
+                    }
+                    Some(error)
+                }
+                // Whoever can be reached hands it on to the leader.
+                Err(error) => {
+                    tracing::debug!(broker = %self.who.node_id, %error, "no session with the leading controller");
+                    self.beat_once().await.err()
+                }
             };
-            match answer {
-                Ok(state) => {
-                    if state.fenced != fenced {
-                        fenced = state.fenced;
-                        tracing::info!(broker = %self.who.node_id, fenced, "the cluster's view of this broker changed");
-                    }
-                    if fenced {
-                        // It waits for the metadata to be applied here; the next beat that says so lets it in.
-                        beat.reset_after(soon);
-                        soon = (soon * 2).min(self.link.intervals().heartbeat);
-                    } else {
-                        soon = self.link.intervals().retry_first;
-                    }
+            if let Some(error) = error {
+                if matches!(error.code, ErrorCode::BrokerNotRegistered | ErrorCode::StaleBrokerEpoch) {
+                    self.register_again(&error).await?;
+                    continue;
                 }
-                Err(error)
-                    if matches!(error.code, ErrorCode::BrokerNotRegistered | ErrorCode::StaleBrokerEpoch) =>
-                {
-                    tracing::warn!(broker = %self.who.node_id, %error, "registering again");
-                    let within = self.link.intervals().start;
-                    tokio::select! {
-                        registered = register(&self.link, &self.who, within) => drop(registered?),
-                        () = shutdown.triggered() => return Ok(()),
+                self.look_out(&error);
+            }
+            // A stop must not wait for a controller that is gone.
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(self.link.intervals().retry_most);
+        }
+    }
+
+    /// Beats on a session until it ends: why, and whether it was ever answered.
+    async fn keep(&mut self, mut session: Session) -> (ApiError, bool) {
+        let answer_within = self.link.intervals().heartbeat_answer;
+        // The first heartbeat was sent with the opening.
+        let (mut waiting, mut lasted) = (Some(Instant::now()), false);
+        let mut next = Instant::now();
+        loop {
+            let (wake, due) = match waiting {
+                Some(since) => (since + answer_within, false),
+                None => (next, true),
+            };
+            let stopping = *self.stop.borrow_and_update();
+            tokio::select! {
+                answer = session.next() => match answer {
+                    Ok(answer) => {
+                        if !lasted {
+                            tracing::debug!(broker = %self.who.node_id, controller = %session.controller, "session open");
+                        }
+                        (waiting, lasted) = (None, true);
+                        next = Instant::now() + self.take(answer);
                     }
-                    beat.reset_immediately();
+                    Err(error) => return (error, lasted),
+                },
+                () = tokio::time::sleep_until(wake) => {
+                    if !due {
+                        self.link.addresses().turn_from(&session.controller);
+                        let message = format!("the controller at {} is silent", session.controller);
+                        return (ApiError::new(ErrorCode::ControllerNotAvailable, message), lasted);
+                    }
+                    session.beat(self.heartbeat());
+                    waiting = Some(Instant::now());
                 }
-                Err(error) => tracing::warn!(broker = %self.who.node_id, %error, "heartbeat not answered"),
+                changed = self.stop.changed(), if !stopping => {
+                    // Nobody can ask any more once the sender is gone: then it never did.
+                    if changed.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                    session.beat(self.heartbeat());
+                    waiting = Some(Instant::now());
+                }
             }
         }
     }
 
-    async fn beat_once(&self, want_shutdown: bool) -> Result<internal::BrokerHeartbeatResponse, ApiError> {
-        let version = *self.applied.borrow();
-        beat(&self.link, &self.who, version, want_shutdown).await
+    async fn beat_once(&mut self) -> Result<(), ApiError> {
+        let within = self.link.intervals().heartbeat_answer;
+        let heartbeat = self.heartbeat();
+        let answer = self
+            .link
+            .call(Repeat::Safe, within, |target| {
+                let mut client = ControllerLink::controller(&target.channel);
+                let request = timed(heartbeat, within);
+                async move { Ok(client.broker_heartbeat(request).await?.into_inner()) }
+            })
+            .await?;
+        self.take(answer);
+        Ok(())
     }
-}
 
-/// Tells the cluster that this broker stops, and waits until it may, or as long as the configuration says.
-pub async fn say_goodbye(link: &ControllerLink, who: &Introduction, applied: MetadataVersion) {
-    let intervals = link.intervals();
-    let deadline = Instant::now() + intervals.controlled_shutdown;
-    while Instant::now() < deadline {
-        let answer = tokio::time::timeout_at(deadline, beat(link, who, applied, true)).await;
-        match answer {
-            Ok(Ok(state)) if state.may_shutdown => return,
-            Ok(Ok(_)) => tokio::time::sleep(intervals.retry_first).await,
-            Ok(Err(error)) => {
-                tracing::warn!(broker = %who.node_id, %error, "goodbye not answered");
-                return;
-            }
-            Err(_) => break,
+    fn heartbeat(&self) -> internal::BrokerHeartbeatRequest {
+        internal::BrokerHeartbeatRequest {
+            broker_id: self.who.node_id.get(),
+            // Beats begin behind the registration.
+            broker_epoch: self.link.epoch().map_or(-1, |epoch| epoch.get()),
+            metadata_version: self.applied.borrow().get(),
+            want_shutdown: *self.stop.borrow(),
         }
     }
-    tracing::warn!(broker = %who.node_id, "stopping although the cluster has not let go of this broker");
-}
 
-async fn beat(
-    link: &ControllerLink,
-    who: &Introduction,
-    applied: MetadataVersion,
-    want_shutdown: bool,
-) -> Result<internal::BrokerHeartbeatResponse, ApiError> {
-    let Some(epoch) = link.epoch() else {
-        return Err(ApiError::new(ErrorCode::BrokerNotRegistered, "not registered yet"));
-    };
-    let request = internal::BrokerHeartbeatRequest {
-        broker_id: who.node_id.get(),
-        broker_epoch: epoch.get(),
-        metadata_version: applied.get(),
-        want_shutdown,
-    };
-    let within = link.intervals().controller_call;
-    link.call(Repeat::Safe, within, |channel| {
-        let mut client = ControllerLink::controller(channel);
-        let request = timed(request, within);
-        async move { Ok(client.broker_heartbeat(request).await?.into_inner()) }
-    })
-    .await
+    /// Takes an answer in. Returns when to beat again.
+    fn take(&mut self, answer: internal::BrokerHeartbeatResponse) -> Duration {
+        let standing = Standing { fenced: answer.fenced, may_shutdown: answer.may_shutdown };
+        self.heard = Instant::now();
+        self.lost = false;
+        let before = self.standing.send_replace(standing);
+        if before.fenced != standing.fenced {
+            tracing::info!(broker = %self.who.node_id, fenced = standing.fenced, "the cluster's view of this broker changed");
+        }
+        let intervals = self.link.intervals();
+        if *self.stop.borrow() {
+            return STOPPING_BEAT;
+        }
+        if !standing.fenced {
+            self.soon = intervals.retry_first;
+            return intervals.heartbeat;
+        }
+        // It waits for the metadata to be applied here; the next beat that says so lets it in.
+        let soon = self.soon;
+        self.soon = (soon * 2).min(intervals.heartbeat);
+        soon
+    }
+
+    async fn register_again(&mut self, error: &ApiError) -> Result<(), RegisterError> {
+        tracing::warn!(broker = %self.who.node_id, %error, "registering again");
+        // This process lost nothing since its last registration.
+        self.who.clean_shutdown_epoch = self.link.epoch();
+        let within = self.link.intervals().start;
+        register(&self.link, &self.who, within, Patience::None).await?;
+        Ok(())
+    }
+
+    fn look_out(&mut self, error: &ApiError) {
+        tracing::debug!(broker = %self.who.node_id, %error, "heartbeat not answered");
+        if !self.lost && self.heard.elapsed() > self.link.intervals().session {
+            self.lost = true;
+            tracing::warn!(
+                broker = %self.who.node_id, %error,
+                "no controller heard from this broker for a session: the cluster may hold it for gone"
+            );
+        }
+    }
 }

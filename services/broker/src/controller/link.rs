@@ -1,27 +1,35 @@
 //! Calls to the controllers: to the one that answered last, and to the next one when it does not.
 
+use super::addresses::Addresses;
 use crate::config::{BrokerConfig, BrokerIntervals, ConfigError};
+use std::collections::HashMap;
+use std::error::Error;
 use std::future::Future;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use thalweg_core::metadata::MetadataImage;
 use thalweg_core::metadata::codec::MAX_IMAGE_BYTES;
 use thalweg_core::{BrokerEpoch, ErrorCode};
 use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use thalweg_proto::v1::admin_service_client::AdminServiceClient;
 use thalweg_runtime::Dialer;
+use thalweg_runtime::dial::DialError;
+use tokio::time::Instant;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, ConnectError, Request, Status};
 
 /// What a message with a whole image has around the image.
 const MESSAGE_SLACK: usize = 64 * 1024;
 
-/// The controllers of the cluster.
+/// The controllers of the cluster: those of the configuration, and those that the metadata names.
 #[derive(Debug)]
 pub struct ControllerLink {
-    addresses: Vec<String>,
-    channels: Vec<Channel>,
-    current: AtomicUsize,
+    dialer: Dialer,
+    addresses: Addresses,
+    // One connection to each for calls; the session and the watch have their own.
+    channels: Mutex<HashMap<Arc<str>, Channel>>,
     epoch: AtomicI64,
     intervals: BrokerIntervals,
 }
@@ -31,22 +39,30 @@ pub struct ControllerLink {
 pub enum Repeat {
     /// Twice does no harm.
     Safe,
-    /// Only if a controller said that it did nothing.
+    /// Only if a controller said that it did nothing, or was never reached.
     IfRefused,
+}
+
+/// A controller to call.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Where it is.
+    pub address: Arc<str>,
+    /// The connection for calls.
+    pub channel: Channel,
 }
 
 impl ControllerLink {
     /// Names the controllers. Connects at the first call.
     pub fn new(config: &BrokerConfig, dialer: Dialer) -> Result<ControllerLink, ConfigError> {
-        let channels = config.controllers.iter().map(|address| {
-            dialer
-                .channel(address)
-                .map_err(|error| ConfigError { setting: "controllers", problem: error.to_string() })
-        });
+        let wrong = |error: DialError| ConfigError { setting: "controllers", problem: error.to_string() };
+        for address in &config.controllers {
+            dialer.channel(address).map_err(wrong)?;
+        }
         Ok(ControllerLink {
-            addresses: config.controllers.clone(),
-            channels: channels.collect::<Result<_, ConfigError>>()?,
-            current: AtomicUsize::new(0),
+            dialer,
+            addresses: Addresses::new(&config.controllers),
+            channels: Mutex::default(),
             epoch: AtomicI64::new(-1),
             intervals: config.intervals,
         })
@@ -65,16 +81,40 @@ impl ControllerLink {
         &self.intervals
     }
 
-    /// Turns away from a controller that failed. If others did so meanwhile, nothing changes.
-    pub(super) fn turn_from(&self, failed: usize) {
-        let next = (failed + 1) % self.channels.len();
-        let _ = self.current.compare_exchange(failed, next, Ordering::AcqRel, Ordering::Acquire);
+    pub(super) fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
-    /// The controller in favour.
-    pub(super) fn favourite(&self) -> (usize, &Channel, &str) {
-        let at = self.current.load(Ordering::Acquire) % self.channels.len();
-        (at, &self.channels[at], &self.addresses[at])
+    /// Takes over what the metadata says of the controllers.
+    pub(super) fn learn(&self, image: &MetadataImage) {
+        if self.addresses.learn(image) {
+            let known = self.addresses.all();
+            self.lock_channels().retain(|address, _| known.contains(address));
+        }
+    }
+
+    /// A connection that nobody else uses.
+    pub(super) fn own_channel(&self, address: &str) -> Result<Channel, ApiError> {
+        self.dialer.channel(address).map_err(|error| unreachable(address, &error.to_string()))
+    }
+
+    fn target(&self) -> Result<Target, ApiError> {
+        let address = self.addresses.favourite();
+        let mut channels = self.lock_channels();
+        let channel = match channels.get(&address) {
+            Some(channel) => channel.clone(),
+            None => {
+                let channel = self.own_channel(&address)?;
+                channels.insert(Arc::clone(&address), channel.clone());
+                channel
+            }
+        };
+        Ok(Target { address, channel })
+    }
+
+    fn lock_channels(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Channel>> {
+        // A map of handles is whole at every step.
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A client of a controller's own service.
@@ -95,35 +135,42 @@ impl ControllerLink {
         &self,
         repeat: Repeat,
         within: Duration,
-        make: impl Fn(&Channel) -> F,
+        make: impl Fn(Target) -> F,
     ) -> Result<T, ApiError>
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let deadline = tokio::time::Instant::now() + within;
+        let deadline = Instant::now() + within;
         let mut pause = self.intervals.retry_first;
+        let mut tried = 0;
         loop {
-            let (at, channel, address) = self.favourite();
-            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let target = self.target()?;
+            let address = Arc::clone(&target.address);
+            let left = deadline.saturating_duration_since(Instant::now());
             let attempt = left.min(self.intervals.controller_call);
-            let outcome = tokio::time::timeout(attempt, make(channel)).await;
+            let outcome = tokio::time::timeout(attempt, make(target)).await;
             let (error, refused) = match outcome {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) => match ApiError::from_status(&status) {
                     Some(error) if error.code != ErrorCode::ControllerNotAvailable => return Err(error),
                     Some(error) => (error, true),
-                    None => (unreachable(address, &status.to_string()), false),
+                    None => (unreachable(&address, &status.to_string()), was_not_sent(&status)),
                 },
-                Err(_) => (unreachable(address, "no answer in time"), false),
+                Err(_) => (unreachable(&address, "no answer in time"), false),
             };
-            self.turn_from(at);
+            self.addresses.turn_from(&address);
+            tried += 1;
             let again = refused || repeat == Repeat::Safe;
-            if !again || tokio::time::Instant::now() + pause >= deadline {
+            // The next one at once, and a pause when all of them were asked.
+            let rest = if tried % self.addresses.len() == 0 { pause } else { Duration::ZERO };
+            if !again || Instant::now() + rest >= deadline {
                 return Err(error);
             }
-            tracing::debug!(controller = address, %error, "controller call failed; trying on");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(self.intervals.retry_most);
+            tracing::debug!(controller = %address, %error, "controller call failed; trying on");
+            if !rest.is_zero() {
+                tokio::time::sleep(rest).await;
+                pause = (pause * 2).min(self.intervals.retry_most);
+            }
         }
     }
 }
@@ -135,7 +182,8 @@ pub(super) fn timed<T>(message: T, within: Duration) -> Request<T> {
     request
 }
 
-fn unreachable(address: &str, why: &str) -> ApiError {
+/// A controller that gave no answer.
+pub(super) fn unreachable(address: &str, why: &str) -> ApiError {
     ApiError::new(
         ErrorCode::ControllerNotAvailable,
         format!("the controller at {address} gave no answer: {why}"),
@@ -145,4 +193,16 @@ fn unreachable(address: &str, why: &str) -> ApiError {
 /// Whether a status is the other side's word that it is of no use now.
 pub(super) fn is_unavailable(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded)
+}
+
+/// Whether a call failed because there was no connection: then the other side never saw it.
+pub fn was_not_sent(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }

@@ -24,6 +24,17 @@ pub struct Introduction {
     pub rack: Option<String>,
     /// The ids of its log directories.
     pub log_directory_ids: Vec<String>,
+    /// The registration under which its logs were last closed cleanly.
+    pub clean_shutdown_epoch: Option<BrokerEpoch>,
+}
+
+/// What to do while another process holds the broker's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Wait: it may be an earlier process of this broker that the cluster still holds for alive.
+    ForPredecessor,
+    /// Give up: this process had the id, and was replaced.
+    None,
 }
 
 /// Why a broker is not registered.
@@ -31,20 +42,22 @@ pub struct Introduction {
 #[error("the cluster does not take this broker: {0}")]
 pub struct RegisterError(#[from] pub ApiError);
 
-/// Registers, trying again for `within` as long as that may help: also while the cluster still holds an earlier process of
-/// this broker for alive. Returns the version of the metadata that holds the registration.
+/// Registers, trying again for `within` as long as that may help. Returns the version of the metadata that holds the
+/// registration.
 pub async fn register(
     link: &ControllerLink,
     who: &Introduction,
     within: Duration,
+    patience: Patience,
 ) -> Result<MetadataVersion, RegisterError> {
     let deadline = Instant::now() + within;
+    let mut pause = link.intervals().retry_first;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let attempt = left.min(link.intervals().controller_call);
         let answer = link
-            .call(Repeat::Safe, left, |channel| {
-                let mut client = ControllerLink::controller(channel);
+            .call(Repeat::Safe, left, |target| {
+                let mut client = ControllerLink::controller(&target.channel);
                 let request = timed(who.request(), attempt);
                 async move { Ok(client.register_broker(request).await?.into_inner()) }
             })
@@ -66,14 +79,15 @@ pub async fn register(
                 return Ok(MetadataVersion(registered.metadata_version));
             }
             Err(error) => {
-                let may_pass =
-                    error.code == ErrorCode::DuplicateBrokerId || error.retriable() != Retriable::No;
-                let pause = link.intervals().retry_most;
+                let predecessor =
+                    error.code == ErrorCode::DuplicateBrokerId && patience == Patience::ForPredecessor;
+                let may_pass = predecessor || error.retriable() != Retriable::No;
                 if !may_pass || Instant::now() + pause >= deadline {
                     return Err(RegisterError(error));
                 }
                 tracing::warn!(broker = %who.node_id, %error, "not registered yet; trying again");
                 tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(link.intervals().retry_most);
             }
         }
     }
@@ -89,7 +103,7 @@ impl Introduction {
             internal_endpoint: self.internal_endpoint.clone(),
             rack: self.rack.clone().unwrap_or_default(),
             log_directory_ids: self.log_directory_ids.clone(),
-            clean_shutdown_epoch: None,
+            clean_shutdown_epoch: self.clean_shutdown_epoch.map(BrokerEpoch::get),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use thalweg_core::MetadataVersion;
 use thalweg_core::metadata::codec::{CodecError, decode_command, decode_image};
 use thalweg_core::metadata::{MetadataImage, apply};
+use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1 as internal;
 use thalweg_runtime::Shutdown;
 use tonic::Status;
@@ -14,6 +15,8 @@ use tonic::Status;
 enum WatchError {
     #[error("{}", .0.message())]
     Status(#[from] Status),
+    #[error(transparent)]
+    Address(#[from] ApiError),
     #[error("metadata cannot be read: {0}")]
     Codec(#[from] CodecError),
     #[error("the controllers are of cluster {theirs}, this broker is of {ours}")]
@@ -24,11 +27,11 @@ enum WatchError {
 pub async fn watch_metadata(link: Arc<ControllerLink>, store: Arc<MetadataStore>, shutdown: Shutdown) {
     let mut pause = link.intervals().retry_first;
     let mut from = MetadataVersion(0);
+    let mut address = link.addresses().favourite();
     loop {
-        let (at, _, address) = link.favourite();
         let before = store.image().version();
         let ended = tokio::select! {
-            ended = watch_once(&link, &store, from) => ended,
+            ended = watch_once(&link, &address, &store, from) => ended,
             () = shutdown.triggered() => return,
         };
         if store.image().version() > before {
@@ -36,17 +39,17 @@ pub async fn watch_metadata(link: Arc<ControllerLink>, store: Arc<MetadataStore>
         }
         from = store.image().version();
         match ended {
-            Ok(()) => tracing::debug!(controller = address, "the metadata watch ended"),
+            Ok(()) => tracing::debug!(controller = %address, "the metadata watch ended"),
             Err(WatchError::Status(status)) if is_unavailable(&status) => {
-                tracing::debug!(controller = address, %status, "the metadata watch broke");
+                tracing::debug!(controller = %address, %status, "the metadata watch broke");
             }
             Err(error) => {
-                tracing::warn!(controller = address, %error, "the metadata watch failed");
+                tracing::warn!(controller = %address, %error, "the metadata watch failed");
                 // Begin with a whole image: what is held here may be what does not fit.
                 from = MetadataVersion(0);
             }
         }
-        link.turn_from(at);
+        address = link.addresses().after(&address);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shutdown.triggered() => return,
@@ -57,14 +60,16 @@ pub async fn watch_metadata(link: Arc<ControllerLink>, store: Arc<MetadataStore>
 
 async fn watch_once(
     link: &ControllerLink,
+    address: &str,
     store: &MetadataStore,
     from: MetadataVersion,
 ) -> Result<(), WatchError> {
-    let (_, channel, _) = link.favourite();
+    // A connection of its own: a large answer of another call must not hold it up.
+    let channel = link.own_channel(address)?;
     let cluster_id = store.image().cluster_id().map(|id| id.0.to_string()).unwrap_or_default();
     let request = internal::WatchImageRequest { from_version: from.get(), cluster_id };
     // The stream has no deadline; the connection's keepalive notices a dead peer.
-    let mut updates = ControllerLink::controller(channel).watch_image(request).await?.into_inner();
+    let mut updates = ControllerLink::controller(&channel).watch_image(request).await?.into_inner();
     while let Some(message) = updates.message().await? {
         let Some(update) = message.update else { continue };
         let held = store.snapshot();
@@ -74,6 +79,7 @@ async fn watch_once(
         {
             return Err(WatchError::OtherCluster { ours: ours.to_string(), theirs: theirs.to_string() });
         }
+        link.learn(&image);
         store.publish(Arc::new(image));
     }
     Ok(())
