@@ -3,7 +3,7 @@
 //!
 //! `TMPDIR` says on which disk; a file system in memory makes the fsync cases meaningless.
 
-#![allow(clippy::unwrap_used)] // a bench that cannot go on shall stop, as a test does
+#![allow(clippy::unwrap_used, reason = "a bench that cannot go on shall stop, as a test does")]
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -81,7 +81,7 @@ fn append(c: &mut Criterion) {
         group.bench_function("log", |b| {
             b.iter(|| {
                 if log.size_bytes() + 2 * size as u64 > FILE_BYTES {
-                    log.truncate_fully_and_start_at(Offset::ZERO).unwrap();
+                    log.truncate_fully_and_start_at(Offset::ZERO, LeaderEpoch(0)).unwrap();
                 }
                 black_box(log.append_as_leader(&batch, LeaderEpoch(0), Timestamp(0)).unwrap());
             });
@@ -175,7 +175,7 @@ fn grouped_fsync(c: &mut Criterion) {
     let records = i64::from(batch.header().record_count);
     group.bench_function("log", |b| {
         b.iter_custom(|appends| {
-            log.truncate_fully_and_start_at(Offset::ZERO).unwrap();
+            log.truncate_fully_and_start_at(Offset::ZERO, LeaderEpoch(0)).unwrap();
             *acks.flushed.lock().unwrap() = 0;
             let wait = |up_to: i64| {
                 let flushed = acks.flushed.lock().unwrap();

@@ -1,5 +1,6 @@
 //! What can go wrong with a log. Each error names the code that a caller of the API is told.
 
+use crate::log::Fenced;
 use crate::meta_properties::PropertiesError;
 use crate::state_file::StateFileError;
 use std::io;
@@ -106,9 +107,22 @@ pub enum AppendError {
         /// The caller's.
         found: LeaderEpoch,
     },
-    /// A replicated batch is malformed.
+    /// A replicated batch is malformed, or its checksum does not match.
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// A replicated batch is of an epoch that cannot follow: below the log's latest, or above the leader's own.
+    #[error("a replicated batch is of epoch {found}, which is not between {latest} and {leader}")]
+    EpochOutOfOrder {
+        /// The latest epoch in the log.
+        latest: LeaderEpoch,
+        /// The leader's.
+        leader: LeaderEpoch,
+        /// The batch's.
+        found: LeaderEpoch,
+    },
+    /// The log is written by someone else, or in another epoch.
+    #[error(transparent)]
+    Fenced(#[from] Fenced),
     /// Offsets are used up: the log cannot grow beyond `i64::MAX`.
     #[error("the log has no offsets left")]
     OffsetsExhausted,
@@ -124,6 +138,8 @@ impl AppendError {
             AppendError::NotContinuous { .. } => ErrorCode::InvalidRequest,
             AppendError::StaleEpoch { .. } => ErrorCode::FencedLeaderEpoch,
             AppendError::Batch(err) => err.code(),
+            AppendError::EpochOutOfOrder { .. } => ErrorCode::FencedLeaderEpoch,
+            AppendError::Fenced(err) => err.code(),
             AppendError::OffsetsExhausted => ErrorCode::InvalidRequest,
         }
     }
@@ -142,6 +158,9 @@ pub enum ReadError {
         /// The end of what may be asked for, exclusive.
         log_end: Offset,
     },
+    /// The log is written by someone else, or in another epoch.
+    #[error(transparent)]
+    Fenced(#[from] Fenced),
     /// The disk refused.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -164,6 +183,7 @@ impl ReadError {
     pub fn code(&self) -> ErrorCode {
         match self {
             ReadError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+            ReadError::Fenced(err) => err.code(),
             ReadError::Storage(err) => err.code(),
             ReadError::Corrupt { .. } => ErrorCode::StorageError,
         }

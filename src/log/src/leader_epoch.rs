@@ -1,7 +1,9 @@
 //! Where each leader's epoch starts in a partition's log (KIP-101, KIP-279), kept in `leader-epoch-checkpoint`.
 //!
-//! A follower that returns asks its leader where an epoch ended and cuts its own log there. So the list must never be ahead
-//! of the truth: it is written before the first batch of a new epoch, and cut together with the log.
+//! A follower that returns asks its leader where an epoch ended and cuts its own log there. So the list on disk must never be
+//! ahead of the truth: it is cut before the log is. A new epoch, though, is only noted in memory, because a broker that takes
+//! over thousands of partitions cannot sync a file for each: until [`LeaderEpochFile::persist`] the log's recovery point stays at
+//! or below [`LeaderEpochFile::unwritten_from`], so that a recovery finds the epoch in the batches.
 
 use crate::checkpoint::{self, CheckpointEntry, fields, number};
 use crate::state_file::StateFileError;
@@ -130,12 +132,15 @@ impl LeaderEpochs {
     }
 }
 
-/// [`LeaderEpochs`] with their file. Memory changes only after the file did, so a failed write changes nothing.
+/// [`LeaderEpochs`] with their file. Except for new epochs, memory changes only after the file did, so that a failed write
+/// changes nothing.
 #[derive(Debug)]
 pub struct LeaderEpochFile {
     storage: Arc<dyn Storage>,
     path: PathBuf,
     epochs: LeaderEpochs,
+    /// Where the first epoch starts that the file does not have.
+    unwritten_from: Option<Offset>,
 }
 
 impl LeaderEpochFile {
@@ -144,7 +149,13 @@ impl LeaderEpochFile {
     pub fn open(storage: Arc<dyn Storage>, partition_dir: &Path) -> Result<Self, StateFileError> {
         let path = partition_dir.join(LEADER_EPOCH_CHECKPOINT);
         let epochs = LeaderEpochs::from_entries(checkpoint::read(&*storage, &path)?);
-        Ok(LeaderEpochFile { storage, path, epochs })
+        Ok(LeaderEpochFile { storage, path, epochs, unwritten_from: None })
+    }
+
+    /// The empty list of a folder that was just made and has no such file.
+    pub fn empty(storage: Arc<dyn Storage>, partition_dir: &Path) -> Self {
+        let path = partition_dir.join(LEADER_EPOCH_CHECKPOINT);
+        LeaderEpochFile { storage, path, epochs: LeaderEpochs::default(), unwritten_from: None }
     }
 
     /// Replaces the file by a list that was rebuilt from the log.
@@ -155,7 +166,7 @@ impl LeaderEpochFile {
     ) -> Result<Self, StateFileError> {
         let path = partition_dir.join(LEADER_EPOCH_CHECKPOINT);
         checkpoint::write(&*storage, &path, epochs.entries())?;
-        Ok(LeaderEpochFile { storage, path, epochs })
+        Ok(LeaderEpochFile { storage, path, epochs, unwritten_from: None })
     }
 
     /// The list.
@@ -168,12 +179,29 @@ impl LeaderEpochFile {
         self.path = partition_dir.join(LEADER_EPOCH_CHECKPOINT);
     }
 
-    /// [`LeaderEpochs::assign`], on disk first. Costs two syncs if something changes, nothing otherwise.
-    pub fn assign(&mut self, epoch: LeaderEpoch, start: Offset) -> Result<bool, StateFileError> {
-        if !self.epochs.needs_assign(epoch, start) {
-            return Ok(false);
+    /// [`LeaderEpochs::assign`], in memory. No record from [`LeaderEpochFile::unwritten_from`] on may be left out of a recovery
+    /// before [`LeaderEpochFile::persist`].
+    pub fn assign(&mut self, epoch: LeaderEpoch, start: Offset) -> bool {
+        let changed = self.epochs.assign(epoch, start);
+        if changed {
+            // What gave way to the new entry started at or above it, or was contradicted: the file is wrong from there on.
+            self.unwritten_from = Some(self.unwritten_from.map_or(start, |from| from.min(start)));
         }
-        self.update(|epochs| epochs.assign(epoch, start))
+        changed
+    }
+
+    /// Where the first epoch starts that the file does not have; `None` if it has all.
+    pub fn unwritten_from(&self) -> Option<Offset> {
+        self.unwritten_from
+    }
+
+    /// Writes down what is only in memory. Costs two syncs if there is something, nothing otherwise.
+    pub fn persist(&mut self) -> Result<(), StateFileError> {
+        if self.unwritten_from.is_some() {
+            checkpoint::write(&*self.storage, &self.path, self.epochs.entries())?;
+            self.unwritten_from = None;
+        }
+        Ok(())
     }
 
     /// [`LeaderEpochs::truncate_from_end`], on disk first.
@@ -202,6 +230,7 @@ impl LeaderEpochFile {
         }
         checkpoint::write(&*self.storage, &self.path, next.entries())?;
         self.epochs = next;
+        self.unwritten_from = None;
         Ok(true)
     }
 }
@@ -293,11 +322,15 @@ mod tests {
         sim.create_dir_all(Path::new("/t-0")).unwrap();
         let storage: Arc<dyn Storage> = Arc::new(sim.clone());
         let mut file = LeaderEpochFile::open(Arc::clone(&storage), Path::new("/t-0")).unwrap();
-        assert!(file.assign(LeaderEpoch(0), Offset(0)).unwrap());
-        assert!(file.assign(LeaderEpoch(3), Offset(42)).unwrap());
+        assert!(file.assign(LeaderEpoch(0), Offset(0)));
+        file.persist().unwrap();
+        assert!(file.assign(LeaderEpoch(3), Offset(42)));
+        assert_eq!(file.unwritten_from(), Some(Offset(42)));
+        file.persist().unwrap();
         let ops = sim.op_count();
-        assert!(!file.assign(LeaderEpoch(3), Offset(43)).unwrap());
-        assert_eq!(sim.op_count(), ops, "nothing new, nothing written");
+        assert!(!file.assign(LeaderEpoch(3), Offset(43)));
+        file.persist().unwrap();
+        assert_eq!((sim.op_count(), file.unwritten_from()), (ops, None), "nothing new, nothing written");
         sim.power_cut_strict();
         let path = Path::new("/t-0/leader-epoch-checkpoint");
         assert_eq!(crate::state_file::read(&sim, path).unwrap().unwrap(), b"0\n2\n0 0\n3 42\n");
@@ -310,11 +343,16 @@ mod tests {
         let sim = SimStorage::new(1);
         sim.create_dir_all(Path::new("/t-0")).unwrap();
         let mut file = LeaderEpochFile::open(Arc::new(sim.clone()), Path::new("/t-0")).unwrap();
-        file.assign(LeaderEpoch(0), Offset(0)).unwrap();
+        file.assign(LeaderEpoch(0), Offset(0));
+        file.assign(LeaderEpoch(1), Offset(5));
         sim.fail_nth(&[OpKind::Write], 1, FaultError::NoSpace);
-        assert!(file.assign(LeaderEpoch(1), Offset(5)).is_err());
-        assert_eq!(file.epochs().entries(), [entry(0, 0)]);
-        assert!(file.assign(LeaderEpoch(1), Offset(5)).unwrap());
+        assert!(file.truncate_from_end(Offset(5)).is_err());
+        assert_eq!(file.epochs().entries(), [entry(0, 0), entry(1, 5)]);
+        sim.fail_nth(&[OpKind::Write], 1, FaultError::NoSpace);
+        assert!(file.persist().is_err());
+        assert_eq!(file.unwritten_from(), Some(Offset(0)));
+        file.persist().unwrap();
+        assert!(file.truncate_from_end(Offset(5)).unwrap());
     }
 
     proptest! {

@@ -27,7 +27,9 @@ mod volume;
 pub use committer::{Committer, FlushListener};
 pub use config::{FIRST_RESERVE_BYTES, LogConfig, MAX_RESERVE_BYTES, MAX_SEGMENT_BYTES};
 pub use error::{AppendError, OpenError, ReadError, StorageError};
-pub use log::{Appended, Log, LogRead, MAX_READ_BYTES, ReadBound, RecoveryReport};
+pub use log::{
+    Appended, Fenced, Log, LogMode, LogPosition, LogRead, MAX_READ_BYTES, ReadBound, RecoveryReport,
+};
 pub use manager::{
     CommitMode, DEFAULT_CHECKPOINT_MS, DEFAULT_FREE_BUFFER_BYTES, DEFAULT_HIGH_WATERMARK_CHECKPOINT_MS,
     DEFAULT_RETENTION_CHECK_MS, DirState, LogManager, LogManagerConfig,

@@ -72,7 +72,7 @@ impl Volume {
 
     /// Writes down below which offsets every record is stable.
     pub fn write_recovery_points(&self) -> Result<(), StateFileError> {
-        self.write(RECOVERY_POINT_CHECKPOINT, Log::flushed_offset)
+        self.write(RECOVERY_POINT_CHECKPOINT, Log::recovery_point)
     }
 
     pub fn write_log_starts(&self) -> Result<(), StateFileError> {
@@ -97,6 +97,48 @@ impl Volume {
             written.insert(name, entries);
         }
         Ok(())
+    }
+
+    /// Makes sure that the recovery point on disk vouches for nothing from `end` on. Costs no I/O if it does not.
+    pub fn lower_recovery_point(
+        &self,
+        partition: &TopicPartition,
+        end: Offset,
+    ) -> Result<(), StateFileError> {
+        if self.may_exceed(RECOVERY_POINT_CHECKPOINT, partition, end) {
+            self.write_recovery_points()?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the high watermark on disk is not above `end`. Costs no I/O if it is not.
+    pub fn lower_high_watermark(
+        &self,
+        partition: &TopicPartition,
+        end: Offset,
+    ) -> Result<(), StateFileError> {
+        if self.may_exceed(HIGH_WATERMARK_CHECKPOINT, partition, end) {
+            self.write_high_watermarks()?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the log start on disk is not above `start`. Costs no I/O if it is not.
+    pub fn lower_log_start(&self, partition: &TopicPartition, start: Offset) -> Result<(), StateFileError> {
+        if self.may_exceed(LOG_START_CHECKPOINT, partition, start) {
+            self.write_log_starts()?;
+        }
+        Ok(())
+    }
+
+    /// Whether a checkpoint on disk may hold more than `offset` for the partition.
+    fn may_exceed(&self, name: &'static str, partition: &TopicPartition, offset: Offset) -> bool {
+        let written = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        written.get(name).is_none_or(|entries| {
+            // In the order of the registry, which is sorted.
+            let found = entries.binary_search_by(|entry| entry.partition.cmp(partition));
+            found.is_ok_and(|at| entries[at].offset > offset)
+        })
     }
 
     /// Writes all three checkpoints; a failure is only a warning, as the next round writes them again.

@@ -1,7 +1,7 @@
 //! Appends: one vectored write of the patched header and the body as it came.
 
 use super::producers::{apply, producer_batch};
-use super::{Appender, Life, Log};
+use super::{Appender, Life, Log, LogMode};
 use crate::config::LogConfig;
 use crate::error::{AppendError, StorageError};
 use crate::producer_state::SequenceCheck;
@@ -38,7 +38,7 @@ impl Log {
     /// Appends a batch as the partition's leader: gives it offsets and the epoch, and with LogAppendTime the time `now`.
     ///
     /// The batch is in the page cache when this returns; [`Log::flushed_offset`] says when it is stable. On an error nothing
-    /// has changed.
+    /// has changed. Refused with [`AppendError::Fenced`] unless the log is led in `epoch`, once [`Log::begin_epoch`] was called.
     pub fn append_as_leader(
         &self,
         batch: &ValidBatch,
@@ -48,6 +48,7 @@ impl Log {
         let config = self.config();
         let mut appender = self.appender();
         self.check_writable()?;
+        self.check_fence(&appender, epoch, LogMode::Leading)?;
         appender.now = appender.now.max(now);
         let base = self.log_end_offset();
         if base.get() > i64::MAX - i64::from(batch.header().last_offset_delta) - 1 {
@@ -82,8 +83,8 @@ impl Log {
             max_timestamp: header.max_timestamp,
         };
         let segment = self.segment_for(&mut appender, &config, &incoming, now)?;
-        // On disk before the batch, and harmless if the batch fails: the epoch does start here.
-        appender.epochs.assign(epoch, base)?;
+        // Harmless if the batch fails: the epoch does start here.
+        self.note_epoch(&mut appender, epoch, base);
         let mut slices = [IoSlice::new(&bytes), IoSlice::new(batch.body())];
         self.write(&segment, &config, &mut slices, incoming.size)?;
         let position = segment.size();
@@ -98,16 +99,27 @@ impl Log {
         Ok(Appended { base_offset, last_offset, log_append_time, log_start_offset, duplicate: false })
     }
 
-    /// Appends what a follower fetched: whole batches with their offsets, one behind the other, whose checksums the caller
-    /// has checked. The first must continue the log. Returns the new log end.
+    /// Appends what a follower was sent by the leader of `epoch`: whole batches with their offsets, one behind the other, as they
+    /// lie in the leader's log. Each batch's checksum, offset and epoch is checked, and nothing else of it; the first must
+    /// continue the log. Returns the new log end. Refused with [`AppendError::Fenced`] unless the log follows in `epoch`, once
+    /// [`Log::begin_epoch`] was called.
     ///
-    /// On an error the batches in front of the failure may have been appended; [`Log::log_end_offset`] tells.
-    pub fn append_as_follower(&self, batches: &[u8], now: Timestamp) -> Result<Offset, AppendError> {
+    /// On a malformed batch nothing is appended. After another error those in front of the failure may have been;
+    /// [`Log::log_end_offset`] tells.
+    pub fn append_as_follower(
+        &self,
+        batches: &[u8],
+        epoch: LeaderEpoch,
+        now: Timestamp,
+    ) -> Result<Offset, AppendError> {
         let config = self.config();
+        // Before the lock: the checksums are most of the work.
+        let headers = checked_headers(batches, config.cleanup_compact)?;
         let mut appender = self.appender();
         self.check_writable()?;
+        self.check_fence(&appender, epoch, LogMode::Following)?;
         appender.now = appender.now.max(now);
-        let headers = self.continuing_headers(batches, &config)?;
+        self.check_continues(&appender, &headers, epoch, &config)?;
         let mut rest = batches;
         let mut headers = &headers[..];
         while let Some(first) = headers.first() {
@@ -119,7 +131,7 @@ impl Log {
             let segment = self.segment_for(&mut appender, &config, &incoming, now)?;
             let (count, bytes) = fitting(headers, &segment, &config);
             for header in &headers[..count] {
-                appender.epochs.assign(header.leader_epoch, header.base_offset)?;
+                self.note_epoch(&mut appender, header.leader_epoch, header.base_offset);
             }
             let (piece, behind) = rest.split_at(bytes);
             self.write(&segment, &config, &mut [IoSlice::new(piece)], bytes as u64)?;
@@ -140,24 +152,33 @@ impl Log {
         Ok(self.log_end_offset())
     }
 
-    /// The headers of batches that continue the log. Only a compacted topic may skip offsets.
-    fn continuing_headers(
+    /// Whether replicated batches, which follow one another, follow the log: its end and its latest epoch.
+    fn check_continues(
         &self,
-        batches: &[u8],
+        appender: &Appender,
+        headers: &[BatchHeader],
+        epoch: LeaderEpoch,
         config: &LogConfig,
-    ) -> Result<Vec<BatchHeader>, AppendError> {
-        let mut headers = Vec::new();
-        let mut expected = self.log_end_offset();
-        for batch in BatchIter::new(batches) {
-            let header = batch?.header;
-            let found = header.base_offset;
-            if found < expected || (found > expected && !config.cleanup_compact) {
-                return Err(AppendError::NotContinuous { expected, found });
+    ) -> Result<(), AppendError> {
+        let Some(first) = headers.first() else { return Ok(()) };
+        follows(first, self.log_end_offset(), config.cleanup_compact)?;
+        // Only batches count: an epoch in which this broker led without writing leaves none.
+        let mut latest = self.last_epoch(appender).unwrap_or(LeaderEpoch(0));
+        for header in headers {
+            if header.leader_epoch < latest || header.leader_epoch > epoch {
+                let found = header.leader_epoch;
+                return Err(AppendError::EpochOutOfOrder { latest, leader: epoch, found });
             }
-            expected = header.next_offset();
-            headers.push(header);
+            latest = header.leader_epoch;
         }
-        Ok(headers)
+        Ok(())
+    }
+
+    /// Notes where an epoch starts.
+    pub(super) fn note_epoch(&self, appender: &mut Appender, epoch: LeaderEpoch, start: Offset) {
+        if appender.epochs.assign(epoch, start) {
+            self.tell_unwritten_epochs(appender);
+        }
     }
 
     /// Writes at the active segment's end. What a failed write left behind is cut away, or the log takes no more appends.
@@ -243,6 +264,28 @@ fn stamp(
         bytes = header.encode();
     }
     (header, bytes)
+}
+
+/// The headers of whole, good batches that follow one another. Only a compacted topic may skip offsets.
+fn checked_headers(batches: &[u8], may_skip: bool) -> Result<Vec<BatchHeader>, AppendError> {
+    let mut headers: Vec<BatchHeader> = Vec::new();
+    for batch in BatchIter::new(batches) {
+        let batch = batch?;
+        batch.verify()?;
+        if let Some(before) = headers.last() {
+            follows(&batch.header, before.next_offset(), may_skip)?;
+        }
+        headers.push(batch.header);
+    }
+    Ok(headers)
+}
+
+fn follows(header: &BatchHeader, expected: Offset, may_skip: bool) -> Result<(), AppendError> {
+    let found = header.base_offset;
+    if found < expected || (found > expected && !may_skip) {
+        return Err(AppendError::NotContinuous { expected, found });
+    }
+    Ok(())
 }
 
 /// How many of the batches fit into the segment together (at least one), and their bytes.

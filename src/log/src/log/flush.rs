@@ -139,6 +139,11 @@ impl Log {
             appender.active.seal()?;
             let (storage, dir) = (Arc::clone(&self.home.storage), Arc::clone(&self.home.dir));
             appender.producers.take_snapshot(&*storage, &dir)?;
+            // An epoch without a record may be forgotten: its start says nothing that the log's end does not.
+            if appender.epochs.unwritten_from().is_some_and(|from| from < self.log_end_offset()) {
+                appender.epochs.persist()?;
+            }
+            self.tell_unwritten_epochs(&appender);
             self.set_life(Life::Closed);
         }
         self.flush()?;

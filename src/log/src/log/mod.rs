@@ -11,6 +11,7 @@
 //! ```
 
 mod append;
+mod fence;
 mod flush;
 mod lookup;
 mod open;
@@ -22,6 +23,7 @@ mod roll;
 mod truncate;
 
 pub use append::Appended;
+pub use fence::{Fenced, LogMode, LogPosition};
 pub(crate) use open::OpenLog;
 pub use open::RecoveryReport;
 pub use read::{LogRead, MAX_READ_BYTES, ReadBound};
@@ -34,6 +36,7 @@ use crate::pool::BufferPool;
 use crate::producer_state::ProducerStates;
 use crate::segment::{Home, Segment};
 use crate::volume::Volume;
+use fence::Fence;
 use read::Hints;
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -64,6 +67,8 @@ pub struct Log {
     log_end: AtomicI64,
     flushed: AtomicI64,
     high_watermark: AtomicI64,
+    /// Where the first epoch starts that is not in its file; `i64::MAX` if all are.
+    epochs_unwritten: AtomicI64,
     /// Odd while the log is being truncated. A read that sees it change is repeated.
     generation: AtomicU64,
     hints: Mutex<Hints>,
@@ -78,6 +83,8 @@ pub struct Log {
 struct Appender {
     active: Arc<Segment>,
     epochs: LeaderEpochFile,
+    /// As what the log may be written; anything goes before the first [`Log::begin_epoch`].
+    fence: Option<Fence>,
     producers: ProducerStates,
     /// Closed segments that no sync covered yet, oldest first.
     unsynced: Vec<Arc<Segment>>,

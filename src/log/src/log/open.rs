@@ -97,6 +97,7 @@ impl Log {
         let appender = Appender {
             active,
             epochs,
+            fence: None,
             producers,
             unsynced: Vec::new(),
             since_flush: 0,
@@ -134,6 +135,7 @@ fn assemble(
         log_end: AtomicI64::new(end.get()),
         flushed: AtomicI64::new(end.get()),
         high_watermark: AtomicI64::new(high_watermark.get()),
+        epochs_unwritten: AtomicI64::new(i64::MAX),
         generation: AtomicU64::new(0),
         hints: Mutex::default(),
         queued: AtomicBool::new(false),

@@ -151,7 +151,9 @@ impl Log {
     /// Drops the leader epochs below the log's start. Too many do no harm, so a failure waits for the next round.
     fn cut_epochs(&self) {
         let mut appender = self.appender();
-        if let Err(err) = appender.epochs.truncate_from_start(self.log_start_offset()) {
+        let cut = appender.epochs.truncate_from_start(self.log_start_offset());
+        self.tell_unwritten_epochs(&appender);
+        if let Err(err) = cut {
             tracing::warn!(partition = %self.topic_partition(), error = %err, "cannot shorten the leader epochs yet");
         }
     }

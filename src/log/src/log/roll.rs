@@ -102,6 +102,7 @@ impl Log {
 fn storage(err: ReadError) -> AppendError {
     match err {
         ReadError::Storage(err) => err.into(),
+        ReadError::Fenced(err) => err.into(),
         ReadError::Corrupt { reason, .. } => reason.into(),
         ReadError::OffsetOutOfRange { requested, log_end, .. } => {
             AppendError::NotContinuous { expected: log_end, found: requested }

@@ -1,52 +1,66 @@
 //! Cutting the log's end off, as a follower must when its leader's log differs.
 
-use super::{Appender, Life, Log, producers};
+use super::{Appender, Life, Log, LogMode, producers};
 use crate::error::{ReadError, StorageError};
 use crate::producer_state::ProducerStates;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use thalweg_core::Offset;
+use thalweg_core::{LeaderEpoch, Offset};
 
 impl Log {
     /// Removes everything at or above `offset`, and the batch that holds `offset` wholly. Returns the new log end. Stable
-    /// when this returns. A reader beside it sees the log before or after, nothing between.
+    /// when this returns. A reader beside it sees the log before or after, nothing between. Refused with
+    /// [`ReadError::Fenced`], without a change, unless the log follows in `epoch`, once [`Log::begin_epoch`] was called.
     ///
-    /// After an error the log takes no more appends until it is opened again.
-    pub fn truncate_to(&self, offset: Offset) -> Result<Offset, ReadError> {
+    /// After another error the log takes no more appends until it is opened again.
+    pub fn truncate_to(&self, offset: Offset, epoch: LeaderEpoch) -> Result<Offset, ReadError> {
         let _maintenance = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
         if offset < self.log_start_offset() {
-            return self.start_over(offset);
+            return self.start_over(offset, epoch);
         }
         if offset >= self.log_end_offset() {
+            let mut appender = self.appender();
+            self.check_fence(&appender, epoch, LogMode::Following)?;
+            // An epoch in which nothing was written ends with the log, too: the leader may not know it.
+            if appender.epochs.truncate_from_end(self.log_end_offset()).map_err(StorageError::from)? {
+                self.tell_unwritten_epochs(&appender);
+            }
             return Ok(self.log_end_offset());
         }
-        self.rewrite(|appender| self.cut(appender, offset))
+        self.rewrite(epoch, |appender| self.cut(appender, offset))
     }
 
     /// Removes everything and starts again, empty, at `offset`. As [`Log::truncate_to`] otherwise.
-    pub fn truncate_fully_and_start_at(&self, offset: Offset) -> Result<Offset, ReadError> {
+    pub fn truncate_fully_and_start_at(
+        &self,
+        offset: Offset,
+        epoch: LeaderEpoch,
+    ) -> Result<Offset, ReadError> {
         let _maintenance = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
-        self.start_over(offset)
+        self.start_over(offset, epoch)
     }
 
-    fn start_over(&self, offset: Offset) -> Result<Offset, ReadError> {
-        self.rewrite(|appender| self.empty(appender, offset))
+    fn start_over(&self, offset: Offset, epoch: LeaderEpoch) -> Result<Offset, ReadError> {
+        self.rewrite(epoch, |appender| self.empty(appender, offset))
     }
 
     /// Runs a change of what was written, with readers warned.
     fn rewrite(
         &self,
+        epoch: LeaderEpoch,
         change: impl FnOnce(&mut Appender) -> Result<Offset, ReadError>,
     ) -> Result<Offset, ReadError> {
         // No sync may be under way: it would report what is cut away as stable.
         let _flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut appender = self.appender();
         self.check_writable()?;
+        self.check_fence(&appender, epoch, LogMode::Following)?;
         self.generation.fetch_add(1, Ordering::AcqRel);
         let result = change(&mut appender);
         if result.is_err() {
             self.set_life(Life::Failed);
         }
+        self.tell_unwritten_epochs(&appender);
         self.generation.fetch_add(1, Ordering::AcqRel);
         drop(appender);
         if self.flushed_offset() < self.log_end_offset() && !self.config().write_caching {
@@ -66,7 +80,7 @@ impl Log {
         self.lower_ends(end)?;
         // The batch that held the log's start went as a whole.
         if self.log_start.fetch_min(end.get(), Ordering::AcqRel) > end.get() {
-            self.volume.write_log_starts().map_err(StorageError::from)?;
+            self.volume.lower_log_start(self.topic_partition(), end).map_err(StorageError::from)?;
         }
         self.set_segments(segments[..keep].to_vec());
         // From the end, so that a crash leaves no gap.
@@ -105,8 +119,8 @@ impl Log {
         ProducerStates::delete_snapshots_before(storage, dir, Offset(i64::MAX))
             .map_err(StorageError::from)?;
         appender.producers = ProducerStates::new(offset);
-        self.volume.write_log_starts().map_err(StorageError::from)?;
-        self.volume.write_recovery_points().map_err(StorageError::from)?;
+        // A later start need not be written: the first segment's name tells it.
+        self.volume.lower_log_start(self.topic_partition(), offset).map_err(StorageError::from)?;
         tracing::info!(partition = %self.topic_partition(), start = %offset, "log emptied");
         Ok(offset)
     }
@@ -117,9 +131,9 @@ impl Log {
         for at in [&self.log_end, &self.high_watermark, &self.flushed] {
             at.fetch_min(end.get(), Ordering::AcqRel);
         }
-        self.volume.write_recovery_points()?;
+        self.volume.lower_recovery_point(self.topic_partition(), end)?;
         // Nor may the one for the high watermark call them committed.
-        self.volume.write_high_watermarks()?;
+        self.volume.lower_high_watermark(self.topic_partition(), end)?;
         Ok(())
     }
 

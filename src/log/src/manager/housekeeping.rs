@@ -59,6 +59,9 @@ impl LogManager {
             if checkpoint {
                 log.flush_closed();
                 log.rest(now);
+                if let Err(err) = log.persist_epochs() {
+                    tracing::warn!(partition = %log.topic_partition(), error = %err, "cannot write the leader epochs yet");
+                }
             }
         }
         if checkpoint {

@@ -1,6 +1,6 @@
 //! Random histories: the log does what the model does, on a real disk and on a simulated one.
 
-use crate::harness::{batch_of, check_lookups, open, open_log, read_from, small, stamp};
+use crate::harness::{EPOCH, batch_of, check_lookups, open, open_log, read_from, small, stamp};
 use crate::model::Model;
 use proptest::prelude::*;
 use std::path::Path;
@@ -227,7 +227,7 @@ impl Pair {
         if to < self.model.log_start {
             return;
         }
-        let end = self.log.truncate_to(to).unwrap();
+        let end = self.log.truncate_to(to, EPOCH).unwrap();
         let cut = to < self.model.log_end;
         self.model.truncate(to);
         assert_eq!(end, self.model.log_end);

@@ -222,7 +222,7 @@ impl Machine {
                     self.promise.stable = self.promise.stable.min(*base);
                     self.promise.deleted = self.promise.deleted.min(*base);
                 }
-                let end = self.survived(log.truncate_to(to))?;
+                let end = self.survived(log.truncate_to(to, EPOCH))?;
                 self.promise.written.retain(|base, _| *base < end);
                 if cut {
                     self.promise.new_epoch();

@@ -1,6 +1,6 @@
 //! The log against an in-memory model, against power cuts, and against the bug catalogue.
 
-#![allow(clippy::unwrap_used)] // helpers outside of test functions are tests too
+#![allow(clippy::unwrap_used, reason = "helpers outside of test functions are tests too")]
 
 mod catalogue;
 mod commits;

@@ -68,7 +68,7 @@ fn readers_beside_appends_truncations_and_retention_see_whole_batches_only() {
             match i % 100 {
                 13 | 63 => log.set_high_watermark(Offset(log.log_end_offset().get() - 3)),
                 37 => drop(log.apply_retention(NOW).unwrap()),
-                71 => drop(log.truncate_to(Offset(log.log_end_offset().get() - 2)).unwrap()),
+                71 => drop(log.truncate_to(Offset(log.log_end_offset().get() - 2), EPOCH).unwrap()),
                 90 => drop(manager.run_committers()),
                 _ => {}
             }
@@ -94,7 +94,7 @@ fn a_followers_log_is_its_leaders_byte_for_byte() {
     }
     while follower.log_end_offset() < leader.log_end_offset() {
         let read = leader.read(follower.log_end_offset(), 2_000, ReadBound::LogEnd, true).unwrap();
-        follower.append_as_follower(&read.data, NOW).unwrap();
+        follower.append_as_follower(&read.data, LeaderEpoch(2), NOW).unwrap();
     }
     assert!(follower.segment_count() > leader.segment_count());
     let all = read_from(&leader, Offset::ZERO, ReadBound::LogEnd);
@@ -107,9 +107,9 @@ fn a_followers_log_is_its_leaders_byte_for_byte() {
     let again = follower.append_as_leader(&produced(29, 2, stamp(4, 0, 58)), LeaderEpoch(3), NOW).unwrap();
     assert_eq!((again.duplicate, again.base_offset), (true, Offset(58)));
     let first = leader.read(Offset::ZERO, 1, ReadBound::LogEnd, true).unwrap();
-    let refused = follower.append_as_follower(&first.data, NOW);
+    let refused = follower.append_as_follower(&first.data, LeaderEpoch(3), NOW);
     assert!(matches!(refused, Err(AppendError::NotContinuous { .. })));
-    let refused = follower.append_as_follower(&first.data[..50], NOW);
+    let refused = follower.append_as_follower(&first.data[..50], LeaderEpoch(3), NOW);
     assert!(matches!(refused, Err(AppendError::Batch(_))));
     assert_eq!(follower.log_end_offset(), leader.log_end_offset());
 }
@@ -182,7 +182,7 @@ fn a_truncated_log_starts_over_where_it_is_told() {
     for i in 0..10 {
         log.append_as_leader(&produced(i, 1, stamp(3, 0, i as i32)), EPOCH, NOW).unwrap();
     }
-    assert_eq!(log.truncate_fully_and_start_at(Offset(100)).unwrap(), Offset(100));
+    assert_eq!(log.truncate_fully_and_start_at(Offset(100), EPOCH).unwrap(), Offset(100));
     assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(100), Offset(100)));
     assert_eq!((log.high_watermark(), log.latest_epoch()), (Offset(100), None));
     // Its producers are unknown again.
