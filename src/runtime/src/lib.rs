@@ -5,6 +5,7 @@ pub mod blocking;
 pub mod clock;
 pub mod config;
 pub mod dial;
+pub mod framing;
 pub mod layers;
 pub mod methods;
 pub mod metrics;

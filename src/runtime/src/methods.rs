@@ -1,6 +1,6 @@
 //! The RPCs a server knows, and which of them are unary, read from its descriptors.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 use prost_types::FileDescriptorSet;
@@ -19,6 +19,7 @@ pub enum MethodKind {
 #[derive(Clone, Debug, Default)]
 pub struct MethodTable {
     kinds: HashMap<String, MethodKind>,
+    client_streaming: HashSet<String>,
 }
 
 impl MethodTable {
@@ -35,6 +36,9 @@ impl MethodTable {
                         MethodKind::Unary
                     };
                     let path = format!("/{package}{dot}{}/{}", service.name(), method.name());
+                    if method.client_streaming() {
+                        self.client_streaming.insert(path.clone());
+                    }
                     self.kinds.insert(path, kind);
                 }
             }
@@ -45,6 +49,11 @@ impl MethodTable {
     /// The kind of the method at `path`.
     pub fn kind(&self, path: &str) -> MethodKind {
         self.kinds.get(path).copied().unwrap_or(MethodKind::Streaming)
+    }
+
+    /// Whether a client may send many messages to `path`. What is not known counts as such: nothing is expected of it.
+    pub fn is_client_streaming(&self, path: &str) -> bool {
+        self.client_streaming.contains(path) || !self.kinds.contains_key(path)
     }
 
     /// Every known path with its kind, in no order.
@@ -64,6 +73,8 @@ mod tests {
         assert_eq!(table.kind("/grpc.health.v1.Health/Check"), MethodKind::Unary);
         assert_eq!(table.kind("/grpc.health.v1.Health/Watch"), MethodKind::Streaming);
         assert_eq!(table.kind("/unknown/Method"), MethodKind::Streaming);
+        assert!(!table.is_client_streaming("/grpc.health.v1.Health/Watch"));
+        assert!(table.is_client_streaming("/unknown/Method"));
         assert!(table.add_descriptors(&[0xff; 3]).is_err());
     }
 }

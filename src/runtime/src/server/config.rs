@@ -6,14 +6,16 @@ use std::time::Duration;
 pub const DEFAULT_STREAM_WINDOW: u32 = 8 << 20;
 /// Bytes a peer may send on one connection before it must wait: 32 MiB.
 pub const DEFAULT_CONNECTION_WINDOW: u32 = 32 << 20;
+/// Bytes that all peers of a server may send together before they must wait, shared out as windows: 1 GiB.
+pub const DEFAULT_RECEIVE_WINDOW_BUDGET: u64 = 1 << 30;
 /// The largest HTTP/2 frame taken: 256 KiB. Larger ones let a batch delay a heartbeat.
 pub const DEFAULT_MAX_FRAME_SIZE: u32 = 256 << 10;
 /// How long a connection may be silent before it is pinged.
 pub const DEFAULT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the answer to a ping may take.
 pub const DEFAULT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Calls open at once on one connection.
-pub const DEFAULT_MAX_CONCURRENT_STREAMS: u32 = 1_024;
+/// Calls open at once on one connection. Clients with more keep them back, or open another connection.
+pub const DEFAULT_MAX_CONCURRENT_STREAMS: u32 = 256;
 /// Bytes of a call's headers: 16 KiB.
 pub const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 16 << 10;
 /// Connections open at once.
@@ -22,6 +24,8 @@ pub const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
 pub const DEFAULT_CONNECTION_AGE_GRACE: Duration = Duration::from_secs(30);
 /// The deadline of unary calls that come without one: twice what clients usually wait.
 pub const DEFAULT_UNARY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long nothing may come of a request that has begun to come.
+pub const DEFAULT_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Streams a peer may open and reset before they are served (rapid reset).
 pub const DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS: usize = 20;
 /// Streams that may be reset for the peer's protocol errors.
@@ -43,6 +47,9 @@ pub struct ServerConfig {
     pub stream_window: u32,
     /// Receive window of a connection, in bytes; more than one stream's, or one slow stream stops all others.
     pub connection_window: u32,
+    /// Bytes of the windows of all connections together. The more connections there are, the smaller is the next one's, down
+    /// to [`MIN_CONNECTION_WINDOW`](super::MIN_CONNECTION_WINDOW), which each gets in any case.
+    pub receive_window_budget: u64,
     /// Largest HTTP/2 frame taken, in bytes; 16 KiB to 16 MiB - 1.
     pub max_frame_size: u32,
     /// Whether small writes go out at once. Default true.
@@ -58,7 +65,7 @@ pub struct ServerConfig {
     /// Connections open at once; more wait in the system's backlog.
     pub max_connections: usize,
     /// Handlers running at once for one connection, up to their response head; the rest wait, on their deadline's
-    /// time. Default `None`: only `max_concurrent_streams` bounds them.
+    /// time. Default `None`: `max_concurrent_streams` bounds them, and calls that wait for data hold up no others.
     pub concurrency_limit_per_connection: Option<usize>,
     /// Age, give or take a tenth, at which a connection is asked to close, so that clients spread anew over the
     /// servers behind a load balancer. Default `None`.
@@ -67,6 +74,10 @@ pub struct ServerConfig {
     pub max_connection_age_grace: Duration,
     /// Deadline of unary calls that come without one; streams have none but their client's. `None` for none.
     pub unary_timeout: Option<Duration>,
+    /// How long nothing may come of a request that has begun to come: within a message of a stream, or before the end of a
+    /// single one. The call then ends with DEADLINE_EXCEEDED. Between two messages a stream may be silent for ever. `None`
+    /// for no bound.
+    pub stall_timeout: Option<Duration>,
     /// Streams a peer may open and reset before they are served; past it the connection is closed.
     pub max_pending_accept_reset_streams: usize,
     /// Streams that may be reset for the peer's protocol errors; past it the connection is closed.
@@ -82,6 +93,7 @@ impl Default for ServerConfig {
         Self {
             stream_window: DEFAULT_STREAM_WINDOW,
             connection_window: DEFAULT_CONNECTION_WINDOW,
+            receive_window_budget: DEFAULT_RECEIVE_WINDOW_BUDGET,
             max_frame_size: DEFAULT_MAX_FRAME_SIZE,
             tcp_nodelay: true,
             keepalive_interval: DEFAULT_KEEPALIVE_INTERVAL,
@@ -93,6 +105,7 @@ impl Default for ServerConfig {
             max_connection_age: None,
             max_connection_age_grace: DEFAULT_CONNECTION_AGE_GRACE,
             unary_timeout: Some(DEFAULT_UNARY_TIMEOUT),
+            stall_timeout: Some(DEFAULT_STALL_TIMEOUT),
             max_pending_accept_reset_streams: DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS,
             max_local_error_reset_streams: DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS,
             handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
@@ -154,6 +167,7 @@ impl ServerConfig {
             ("concurrency_limit_per_connection", self.concurrency_limit_per_connection == Some(0)),
             ("max_connection_age", self.max_connection_age.is_some_and(|age| age.is_zero())),
             ("unary_timeout", self.unary_timeout.is_some_and(|timeout| timeout.is_zero())),
+            ("stall_timeout", self.stall_timeout.is_some_and(|timeout| timeout.is_zero())),
             ("handshake_timeout", self.handshake_timeout.is_zero()),
         ];
         match zeroes.into_iter().find(|(_, is_zero)| *is_zero) {

@@ -21,10 +21,12 @@ use tower::util::option_layer;
 use tower::{BoxError, Layer, Service};
 
 use super::preface::read_preface;
+use super::windows::{Granted, Windows};
 use super::{Routes, ServerConfig, linger};
 use crate::Shutdown;
 use crate::layers::deadline::DeadlineLayer;
 use crate::layers::panic::CatchPanicLayer;
+use crate::layers::stall::StallGuard;
 use crate::layers::trace::TraceLayer;
 use crate::net::Connection;
 
@@ -34,6 +36,8 @@ pub(super) struct Shared {
     pub(super) routes: Routes,
     pub(super) trace: TraceLayer,
     pub(super) deadline: DeadlineLayer,
+    pub(super) stall: StallGuard,
+    pub(super) windows: Arc<Windows>,
     /// Asks connections to end once their calls have.
     pub(super) drain: Shutdown,
     /// Ends connections, whatever their calls do.
@@ -83,8 +87,11 @@ pub(super) async fn serve(shared: Arc<Shared>, connection: Connection, number: u
     let calls = TowerToHyperService::new(ConnectionService {
         inner: call_stack(&shared),
         info: TcpConnectInfo { local_addr: local, remote_addr: remote },
+        stall: shared.stall.clone(),
     });
-    let builder = http2(&shared.config);
+    // Kept until the connection is gone, and what it has buffered with it.
+    let windows = shared.windows.grant(&shared.config);
+    let builder = http2(&shared.config, &windows);
     let (io, returned) = linger::lend(io);
     let ended = {
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), calls));
@@ -123,13 +130,13 @@ pub(super) async fn serve(shared: Arc<Shared>, connection: Connection, number: u
     }
 }
 
-fn http2(config: &ServerConfig) -> auto::Builder<TokioExecutor> {
+fn http2(config: &ServerConfig, windows: &Granted) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
     builder
         .http2()
         .timer(TokioTimer::new())
-        .initial_stream_window_size(config.stream_window)
-        .initial_connection_window_size(config.connection_window)
+        .initial_stream_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
         .max_frame_size(config.max_frame_size)
         .max_concurrent_streams(config.max_concurrent_streams)
         .max_header_list_size(config.max_header_list_size)
@@ -167,6 +174,7 @@ fn spread(age: Duration, number: u64) -> Duration {
 struct ConnectionService<S> {
     inner: S,
     info: TcpConnectInfo,
+    stall: StallGuard,
 }
 
 // === impl ConnectionService ===
@@ -174,7 +182,7 @@ struct ConnectionService<S> {
 impl<S, B> Service<Request<B>> for ConnectionService<S>
 where
     S: Service<Request<Body>>,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     type Response = S::Response;
@@ -186,7 +194,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> S::Future {
-        let mut request = request.map(Body::new);
+        let (head, body) = request.into_parts();
+        let body = Body::new(self.stall.guard(head.uri.path(), body));
+        let mut request = Request::from_parts(head, body);
         request.extensions_mut().insert(self.info.clone());
         self.inner.call(request)
     }

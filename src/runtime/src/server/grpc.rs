@@ -13,9 +13,11 @@ use tower::Service;
 
 use super::connection::Shared;
 use super::routes::RoutesBuilder;
+use super::windows::Windows;
 use super::{HealthHandle, Routes, ServerConfig, ServerConfigError, accept};
 use crate::Shutdown;
 use crate::layers::deadline::DeadlineLayer;
+use crate::layers::stall::StallGuard;
 use crate::layers::trace::TraceLayer;
 use crate::methods::MethodTable;
 use crate::metrics::CallMetrics;
@@ -208,7 +210,9 @@ impl GrpcServer {
     pub async fn serve(self, incoming: Incoming, shutdown: Shutdown) -> Drained {
         let shared = Arc::new(Shared {
             trace: TraceLayer::new(self.metrics),
+            stall: StallGuard::new(self.config.stall_timeout, Arc::clone(&self.methods)),
             deadline: DeadlineLayer::new(self.config.unary_timeout, self.methods),
+            windows: Windows::new(self.config.receive_window_budget),
             config: self.config,
             routes: self.routes,
             drain: Shutdown::new(),

@@ -39,11 +39,14 @@ pub const FLOOD: &str = "/test.v1.Echo/Flood";
 pub const QUIET: &str = "/test.v1.Echo/Quiet";
 /// One message, then nothing ever.
 pub const STUBBORN: &str = "/test.v1.Echo/Stubborn";
+/// Each message back.
+pub const TALK: &str = "/test.v1.Echo/Talk";
 /// One message, then a panic.
 pub const BREAK: &str = "/test.v1.Echo/Break";
 
 static DESCRIPTORS: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let method = |path: &str, streaming| MethodDescriptorProto {
+        client_streaming: Some(path == TALK),
         name: Some(path.rsplit('/').next().unwrap().to_owned()),
         input_type: Some(".test.v1.Empty".into()),
         output_type: Some(".test.v1.Empty".into()),
@@ -55,7 +58,7 @@ static DESCRIPTORS: LazyLock<Vec<u8>> = LazyLock::new(|| {
         method: [UNARY, PANIC, HANG, REMOTE]
             .map(|path| method(path, false))
             .into_iter()
-            .chain([FLOOD, QUIET, STUBBORN, BREAK].map(|path| method(path, true)))
+            .chain([FLOOD, QUIET, STUBBORN, BREAK, TALK].map(|path| method(path, true)))
             .collect(),
         ..Default::default()
     };
@@ -156,6 +159,17 @@ impl Service<http::Request<Body>> for Echo {
                     async move { echo.unary(&path, request).await }
                 });
                 grpc.unary(method, request).await
+            } else if path == TALK {
+                let alive = Alive::new(&echo.live);
+                let method = service_fn(move |request: Request<Streaming<String>>| {
+                    let alive = Alive::new(&alive.0);
+                    let back = request.into_inner().map(move |text| {
+                        let _alive = &alive;
+                        text
+                    });
+                    std::future::ready(Ok::<_, Status>(Response::new(back)))
+                });
+                grpc.streaming(method, request).await
             } else {
                 let method = service_fn(|_: Request<String>| {
                     std::future::ready(Ok::<_, Status>(Response::new(echo.stream(&path))))

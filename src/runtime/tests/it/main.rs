@@ -8,3 +8,4 @@ mod echo;
 mod hostile;
 mod limits;
 mod signals;
+mod stall;
