@@ -11,6 +11,7 @@ pub mod group;
 pub mod ids;
 pub mod metadata;
 pub mod partitioner;
+pub mod planted;
 pub mod replication;
 pub mod time;
 
