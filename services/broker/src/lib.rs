@@ -19,6 +19,7 @@ mod producer_ids;
 mod read;
 mod refusal;
 pub mod replicas;
+pub mod replication;
 mod services;
 mod settings;
 mod stopping;

@@ -12,7 +12,7 @@ use crate::settings::{TopicSettings, log_config};
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use thalweg_core::metadata::{MetadataImage, PartitionImage, TopicImage};
+use thalweg_core::metadata::{MetadataImage, TopicImage};
 use thalweg_core::{BrokerId, Clock, MetadataVersion, PartitionId, TopicId, TopicName, TopicPartition};
 use thalweg_log::{LogConfig, LogManager};
 use thalweg_proto::ApiError;
@@ -85,6 +85,18 @@ impl ReplicaManager {
             Some(Replica::Failed(error)) => Lookup::Failed(error.clone()),
             None => Lookup::Nowhere,
         }
+    }
+
+    /// The partitions that this broker leads now.
+    pub fn led(&self) -> Vec<Arc<Partition>> {
+        let table = self.table.load();
+        let served = table.values().flat_map(|topic| topic.partitions.iter().flatten());
+        served
+            .filter_map(|replica| match replica {
+                Replica::Serving(partition) if partition.leading().is_some() => Some(Arc::clone(partition)),
+                _ => None,
+            })
+            .collect()
     }
 
     /// How many partitions are served here.
@@ -193,7 +205,7 @@ impl ReplicaManager {
                     }
                     return None;
                 }
-                let role = role(state, &settings);
+                let role = Role::of(state, &settings);
                 Some(match known {
                     Some(Replica::Serving(partition)) => {
                         partition.log().update_config(config.clone());
@@ -268,14 +280,5 @@ fn failed(table: &Table, image: &MetadataImage) -> Vec<Arc<TopicImage>> {
 impl TopicReplicas {
     fn has_failed(&self) -> bool {
         self.partitions.iter().any(|replica| matches!(replica, Some(Replica::Failed(_))))
-    }
-}
-
-fn role(state: &PartitionImage, settings: &TopicSettings) -> Role {
-    Role {
-        leader: state.leader,
-        leader_epoch: state.leader_epoch,
-        isr: state.isr.clone(),
-        settings: settings.clone(),
     }
 }

@@ -1,13 +1,25 @@
 //! One partition's replica on this broker: its log, what the metadata says of it, and who waits for it.
+//!
+//! ```text
+//!   append ─► [log] ─► appended ──┬──► followers' streams (marked)
+//!                                 ▼
+//!   positions ─► LeaderState ─► high watermark ──► consumers and producers (marked)
+//!   fsync ──────────┘
+//! ```
 
-use super::high_watermark::{ReplicaPosition, high_watermark};
 use super::session::{Session, Slot, Waiters};
+use crate::replication::leader::state::{LeaderState, Outcome, Stale, Terms};
 use crate::settings::TopicSettings;
 use arc_swap::{ArcSwap, Guard};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use thalweg_core::{BrokerId, LeaderEpoch, Offset, TopicId, TopicPartition};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use thalweg_core::metadata::PartitionImage;
+use thalweg_core::metadata::command::BrokerRef;
+use thalweg_core::replication::ReplicaProgress;
+use thalweg_core::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch, TopicId, TopicPartition};
 use thalweg_log::{FlushListener, Log};
+use tokio::time::Instant;
 
 /// What the metadata says of a partition.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,8 +28,14 @@ pub struct Role {
     pub leader: BrokerId,
     /// Its epoch.
     pub leader_epoch: LeaderEpoch,
+    /// Counts every change of the partition.
+    pub partition_epoch: PartitionEpoch,
+    /// Every replica, the preferred leader first.
+    pub replicas: Vec<BrokerId>,
     /// The replicas in sync.
     pub isr: Vec<BrokerId>,
+    /// The replicas that a reassignment adds.
+    pub adding: Vec<BrokerId>,
     /// The topic's configuration.
     pub settings: TopicSettings,
 }
@@ -30,8 +48,52 @@ pub struct Partition {
     me: BrokerId,
     log: Arc<Log>,
     role: ArcSwap<Role>,
+    /// While this broker leads. The high watermark moves only under this lock, so that none of an earlier leader's is late.
+    leader: Mutex<Option<LeaderState>>,
+    /// Where the log ended when this broker began to lead; 0 while it does not.
+    epoch_start: AtomicI64,
+    /// Everything below is on stable storage on every replica in sync.
+    stable: AtomicI64,
     retired: AtomicBool,
     waiters: Waiters,
+    followers: Waiters,
+}
+
+/// What an ISR change that is to be sent says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IsrProposal {
+    /// The epoch in which this broker leads.
+    pub leader_epoch: LeaderEpoch,
+    /// The partition's epoch as it knows it.
+    pub partition_epoch: PartitionEpoch,
+    /// The ISR that it wants.
+    pub isr: Vec<BrokerRef>,
+}
+
+impl Role {
+    /// What an image says of a partition.
+    pub fn of(state: &PartitionImage, settings: &TopicSettings) -> Role {
+        Role {
+            leader: state.leader,
+            leader_epoch: state.leader_epoch,
+            partition_epoch: state.partition_epoch,
+            replicas: state.replicas.clone(),
+            isr: state.isr.clone(),
+            adding: state.adding.clone(),
+            settings: settings.clone(),
+        }
+    }
+
+    fn terms(&self) -> Terms<'_> {
+        Terms {
+            leader_epoch: self.leader_epoch,
+            partition_epoch: self.partition_epoch,
+            replicas: &self.replicas,
+            isr: &self.isr,
+            min_insync_replicas: self.settings.min_insync_replicas,
+            write_caching: self.settings.write_caching,
+        }
+    }
 }
 
 impl Partition {
@@ -48,13 +110,17 @@ impl Partition {
             topic_id,
             me,
             log,
-            role: ArcSwap::from_pointee(role),
+            role: ArcSwap::from_pointee(role.clone()),
+            leader: Mutex::new(None),
+            epoch_start: AtomicI64::new(0),
+            stable: AtomicI64::new(0),
             retired: AtomicBool::new(false),
             waiters: Waiters::default(),
+            followers: Waiters::default(),
         });
         let listener: Arc<dyn FlushListener> = Arc::clone(&partition) as Arc<dyn FlushListener>;
         partition.log.set_flush_listener(Arc::downgrade(&listener));
-        partition.settle();
+        partition.set_role(role);
         partition
     }
 
@@ -81,7 +147,14 @@ impl Partition {
     /// The role, if this broker leads the partition and the partition still exists.
     pub fn leading(&self) -> Option<Guard<Arc<Role>>> {
         let role = self.role.load();
-        (role.leader == self.me && !self.retired.load(Ordering::Acquire)).then_some(role)
+        (role.leader == self.me && !self.is_retired()).then_some(role)
+    }
+
+    /// The role, if another broker leads the partition and it still exists here.
+    pub fn following(&self) -> Option<Guard<Arc<Role>>> {
+        let role = self.role.load();
+        let another = role.leader != self.me && role.leader != BrokerId::NONE;
+        (another && !self.is_retired()).then_some(role)
     }
 
     /// Whether the topic was deleted, or the replica moved away.
@@ -89,31 +162,73 @@ impl Partition {
         self.retired.load(Ordering::Acquire)
     }
 
-    /// Takes a new role, and tells the waiters.
+    /// Takes a new role, and tells everyone who waits. The log must be in the role's mode and epoch already: whoever sees the
+    /// role may append.
     pub fn set_role(&self, role: Role) {
+        let now = Instant::now();
+        let mut leader = self.leader();
         assert!(
             role.leader_epoch >= self.role.load().leader_epoch,
             "the leader epoch of {} went back",
             self.topic_partition
         );
+        if role.leader == self.me {
+            match &mut *leader {
+                Some(state) if state.leader_epoch() == role.leader_epoch => state.update(&role.terms(), now),
+                state => {
+                    let start = self.log.log_end_offset();
+                    *state = Some(LeaderState::new(self.me, &role.terms(), start, now));
+                    self.epoch_start.store(start.get(), Ordering::Release);
+                    self.stable.store(0, Ordering::Release);
+                }
+            }
+        } else {
+            *leader = None;
+            self.epoch_start.store(0, Ordering::Release);
+        }
+        let write_caching = role.settings.write_caching;
         self.role.store(Arc::new(role));
-        self.settle();
-        self.waiters.mark_all();
+        if let Some(state) = &*leader {
+            self.advance(state);
+        }
+        drop(leader);
+        if !write_caching && self.log.flushed_offset() < self.log.log_end_offset() {
+            self.log.request_flush();
+        }
+        self.mark_everyone();
     }
 
-    /// The partition is no longer served here. Every waiter is told.
+    /// The partition is no longer served here. Everyone who waits is told.
     pub fn retire(&self) {
         self.retired.store(true, Ordering::Release);
-        self.waiters.mark_all();
+        self.mark_everyone();
     }
 
-    /// To be called after each append: moves the high watermark, or asks for the fsync that will.
+    /// To be called after each append as the leader: lets the followers have it, and moves the high watermark or asks for the
+    /// fsync that will.
     pub fn appended(&self) {
+        self.followers.mark_all();
         // The role of now, not the append's: write caching may have been switched off meanwhile.
-        let role = self.role.load();
-        if role.settings.write_caching {
-            self.advance(&role);
+        if self.role.load().settings.write_caching {
+            if let Some(state) = &*self.leader() {
+                self.advance(state);
+            }
         } else {
+            self.log.request_flush();
+        }
+    }
+
+    /// To be called when a follower's log has taken what came, and when only the leader's high watermark came: takes the high
+    /// watermark as far as the log goes, and asks for an fsync where the topic wants one. When that is through, the slots that
+    /// are [registered](Partition::register) are marked.
+    pub fn followed(&self, leaders_high_watermark: Offset) {
+        let leader = self.leader();
+        // A late word of another leader is of no use to one that leads itself.
+        if leader.is_none() {
+            self.log.set_high_watermark(leaders_high_watermark);
+        }
+        drop(leader);
+        if !self.role.load().settings.write_caching && self.log.flushed_offset() < self.log.log_end_offset() {
             self.log.request_flush();
         }
     }
@@ -123,10 +238,27 @@ impl Partition {
         self.role.load().isr.len()
     }
 
+    /// Everything below is on stable storage on every replica in sync, as far as the leader knows.
+    pub fn stable_offset(&self) -> Offset {
+        Offset(self.stable.load(Ordering::Acquire))
+    }
+
+    /// Whether a leader that was just elected does not know yet how far the partition is committed: earlier leaders may have told
+    /// of a higher watermark (catalogue 6).
+    pub fn is_settling(&self) -> bool {
+        self.log.high_watermark().get() < self.epoch_start.load(Ordering::Acquire)
+    }
+
     /// Puts `slot` among those that are marked when something changes here, until the registration is dropped.
     pub fn register(self: &Arc<Partition>, slot: Arc<Slot>) -> Registration {
         self.waiters.add(Arc::clone(&slot));
-        Registration { partition: Arc::clone(self), slot }
+        Registration { partition: Arc::clone(self), slot, follower: false }
+    }
+
+    /// Puts `slot` among those that are marked by each append and each change of the role, but not by the high watermark.
+    pub fn register_follower(self: &Arc<Partition>, slot: Arc<Slot>) -> Registration {
+        self.followers.add(Arc::clone(&slot));
+        Registration { partition: Arc::clone(self), slot, follower: true }
     }
 
     /// A session that waits for this partition alone.
@@ -136,49 +268,121 @@ impl Partition {
         (session, registration)
     }
 
-    // After a change of role: the watermark may be able to move at once, or need an fsync first.
-    fn settle(&self) {
-        let role = self.role.load();
-        if role.leader == self.me {
-            self.advance(&role);
-            if !role.settings.write_caching && self.log.flushed_offset() < self.log.log_end_offset() {
-                self.log.request_flush();
-            }
-        }
+    /// A follower begins to follow in `leader_epoch`. Returns whether its ISR membership should be looked at; `None` when it does
+    /// not count: this broker does not lead in that epoch, or the follower is none or was replaced.
+    pub fn follow(&self, who: BrokerRef, leader_epoch: LeaderEpoch, at: ReplicaProgress) -> Option<bool> {
+        self.follower_came(who, leader_epoch, |state, end, now| state.follow(who, at, end, now))
     }
 
-    /// Whether the high watermark moved; then the waiters were told.
-    fn advance(&self, role: &Role) -> bool {
-        let own = ReplicaPosition {
-            // The end first: a flush in between can only make the position smaller than it is.
-            log_end: self.log.log_end_offset(),
-            flushed: self.log.flushed_offset(),
+    /// A follower has come further. As [`follow`](Partition::follow).
+    pub fn position(&self, who: BrokerRef, leader_epoch: LeaderEpoch, at: ReplicaProgress) -> Option<bool> {
+        self.follower_came(who, leader_epoch, |state, end, now| state.position(who, at, end, now))
+    }
+
+    fn follower_came(
+        &self,
+        who: BrokerRef,
+        leader_epoch: LeaderEpoch,
+        take: impl FnOnce(&mut LeaderState, Offset, Instant) -> Result<(), Stale>,
+    ) -> Option<bool> {
+        let now = Instant::now();
+        let mut leader = self.leader();
+        // What was said to the leader of another epoch moves nothing (catalogue 3).
+        let state = leader.as_mut().filter(|state| state.leader_epoch() == leader_epoch)?;
+        take(state, self.log.log_end_offset(), now).ok()?;
+        self.advance(state);
+        Some(state.may_join(who.id, self.log.high_watermark(), now))
+    }
+
+    /// What a follower holds, as it told this leader.
+    pub fn follower_progress(&self, id: BrokerId) -> Option<ReplicaProgress> {
+        self.leader().as_ref()?.progress(id)
+    }
+
+    /// The ISR to ask the controllers for, if another one is due; it counts as sent.
+    pub fn propose_isr(
+        &self,
+        own_epoch: BrokerEpoch,
+        max_lag: Duration,
+        epoch_of: impl Fn(BrokerId) -> Option<BrokerEpoch>,
+    ) -> Option<IsrProposal> {
+        let mut leader = self.leader();
+        let state = leader.as_mut().filter(|_| !self.is_retired())?;
+        let (high_watermark, end) = (self.log.high_watermark(), self.log.log_end_offset());
+        let isr = state.propose(own_epoch, high_watermark, end, max_lag, Instant::now(), epoch_of)?;
+        Some(IsrProposal {
+            leader_epoch: state.leader_epoch(),
+            partition_epoch: state.partition_epoch(),
+            isr,
+        })
+    }
+
+    /// What came of a proposal. Returns whether to look again later.
+    pub fn isr_answered(&self, proposal: &IsrProposal, outcome: Outcome) -> bool {
+        let mut leader = self.leader();
+        let Some(state) = leader.as_mut().filter(|state| state.leader_epoch() == proposal.leader_epoch)
+        else {
+            return false;
         };
+        let again = state.answered(proposal.partition_epoch, outcome, Instant::now());
+        self.advance(state);
+        again
+    }
+
+    /// Gives up on followers that the high watermark was held back for in vain. Returns whether it is still held back for any.
+    pub fn release_holds(&self) -> bool {
+        let mut leader = self.leader();
+        let Some(state) = leader.as_mut() else { return false };
+        if state.release_holds(Instant::now()) {
+            self.advance(state);
+        }
+        state.is_holding()
+    }
+
+    fn leader(&self) -> MutexGuard<'_, Option<LeaderState>> {
+        // Every change under this lock is a whole one.
+        self.leader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mark_everyone(&self) {
+        self.waiters.mark_all();
+        self.followers.mark_all();
+    }
+
+    /// Moves the high watermark as far as it goes. `state` is under its lock.
+    fn advance(&self, state: &LeaderState) {
+        let own = ReplicaProgress {
+            // The flushed offset first: an append in between must not make it look further than the end.
+            flushed: self.log.flushed_offset(),
+            log_end: self.log.log_end_offset(),
+        };
+        let stable = state.stable(own).get();
+        let stabler = self.stable.swap(stable, Ordering::AcqRel) < stable;
         let before = self.log.high_watermark();
-        let positions = role.isr.iter().map(|replica| (*replica == self.me).then_some(own));
-        let after = high_watermark(before, role.settings.write_caching, positions);
+        let after = state.high_watermark(before, own);
         if after > before {
             self.log.set_high_watermark(after);
-            self.waiters.mark_all();
         }
-        after > before
+        // The watermark may have been ahead of the disks, from before write caching was switched off.
+        if after > before || (stabler && !self.role.load().settings.write_caching) {
+            self.waiters.mark_all();
+            self.followers.mark_wanting();
+        }
     }
 }
 
 impl FlushListener for Partition {
     fn flushed(&self, _up_to: Offset) {
-        if let Some(role) = self.leading()
-            && !self.advance(&role)
-            && !role.settings.write_caching
-        {
-            // The watermark may have been ahead of the disk, from before write caching was switched off.
-            self.waiters.mark_all();
+        match &*self.leader() {
+            Some(state) => self.advance(state),
+            // A follower tells its leader.
+            None => self.waiters.mark_all(),
         }
     }
 
     fn failed(&self) {
         tracing::error!(partition = %self.topic_partition, "the log's directory failed; the partition takes no writes");
-        self.waiters.mark_all();
+        self.mark_everyone();
     }
 }
 
@@ -187,6 +391,7 @@ impl FlushListener for Partition {
 pub struct Registration {
     partition: Arc<Partition>,
     slot: Arc<Slot>,
+    follower: bool,
 }
 
 impl Registration {
@@ -199,10 +404,16 @@ impl Registration {
     pub fn acknowledge(&self) {
         self.slot.acknowledge();
     }
+
+    /// Of a follower's slot: the next move of the high watermark marks it too, once.
+    pub fn want_high_watermark(&self) {
+        self.slot.want();
+    }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.partition.waiters.remove(&self.slot);
+        let waiters = if self.follower { &self.partition.followers } else { &self.partition.waiters };
+        waiters.remove(&self.slot);
     }
 }

@@ -33,7 +33,17 @@ impl Session {
 
     /// A slot of this session; `index` is what [`take_ready`](Session::take_ready) reports.
     pub fn slot(self: &Arc<Session>, index: u32) -> Arc<Slot> {
-        Arc::new(Slot { session: Arc::clone(self), index, queued: AtomicBool::new(false) })
+        Arc::new(Slot {
+            session: Arc::clone(self),
+            index,
+            queued: AtomicBool::new(false),
+            wanting: AtomicBool::new(false),
+        })
+    }
+
+    /// Wakes whoever waits, without a mark: for what did not come from a partition.
+    pub fn wake(&self) {
+        self.notify.notify_one();
     }
 
     /// Waits for a mark. One that came before the call counts. Safe to drop and call again.
@@ -54,6 +64,7 @@ pub struct Slot {
     session: Arc<Session>,
     index: u32,
     queued: AtomicBool,
+    wanting: AtomicBool,
 }
 
 impl Slot {
@@ -63,6 +74,11 @@ impl Slot {
             lock(&self.session.ready).push(self.index);
             self.session.notify.notify_one();
         }
+    }
+
+    /// The next call of [`Waiters::mark_wanting`] marks this slot.
+    pub fn want(&self) {
+        self.wanting.store(true, Ordering::Release);
     }
 
     /// To be called before the partition is looked at: what changes from here on marks the slot anew.
@@ -83,6 +99,16 @@ impl Waiters {
     pub fn mark_all(&self) {
         for slot in lock(&self.slots).iter() {
             slot.mark();
+        }
+    }
+
+    /// Marks the slots that asked for it since the last time.
+    pub fn mark_wanting(&self) {
+        for slot in lock(&self.slots).iter() {
+            // The plain load first: nearly always nobody wants it.
+            if slot.wanting.load(Ordering::Relaxed) && slot.wanting.swap(false, Ordering::AcqRel) {
+                slot.mark();
+            }
         }
     }
 
