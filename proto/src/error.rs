@@ -244,9 +244,12 @@ impl std::error::Error for ApiError {}
 pub fn grpc_code(code: ErrorCode) -> Code {
     use ErrorCode as E;
     match code {
-        E::UnknownTopic | E::UnknownPartition | E::UnknownBroker | E::NoReassignmentInProgress => {
-            Code::NotFound
-        }
+        E::UnknownTopic
+        | E::UnknownPartition
+        | E::UnknownBroker
+        | E::NoReassignmentInProgress
+        | E::UnknownMember
+        | E::UnknownGroup => Code::NotFound,
         E::TopicAlreadyExists | E::DuplicateBrokerId => Code::AlreadyExists,
         E::InvalidRequest
         | E::InvalidTopicName
@@ -270,14 +273,20 @@ pub fn grpc_code(code: ErrorCode) -> Code {
         | E::InconsistentClusterId
         | E::PolicyViolation
         | E::InvalidPartitionEpoch
-        | E::InvalidVoters => Code::FailedPrecondition,
+        | E::InvalidVoters
+        | E::FencedMemberEpoch
+        | E::StaleMemberEpoch
+        | E::FencedInstance
+        | E::GroupNotEmpty
+        | E::NotCoordinator => Code::FailedPrecondition,
         E::LeaderNotAvailable
         | E::OffsetNotAvailable
         | E::NotEnoughReplicas
         | E::NotEnoughReplicasAfterAppend
         | E::StorageError
         | E::ShuttingDown
-        | E::ControllerNotAvailable => Code::Unavailable,
+        | E::ControllerNotAvailable
+        | E::CoordinatorNotAvailable => Code::Unavailable,
         E::RequestTimedOut => Code::DeadlineExceeded,
         E::Throttled => Code::ResourceExhausted,
         E::Unsupported => Code::Unimplemented,

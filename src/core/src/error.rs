@@ -122,6 +122,22 @@ codes! {
     NoReassignmentInProgress = 39, "NO_REASSIGNMENT_IN_PROGRESS", No;
     /// The change of voters is not possible.
     InvalidVoters = 40, "INVALID_VOTERS", No;
+    /// The group has no such member: it left, or its session ended. It joins anew.
+    UnknownMember = 41, "UNKNOWN_MEMBER", No;
+    /// The member's epoch is not the current one: it was fenced and gives up its partitions. It joins anew.
+    FencedMemberEpoch = 42, "FENCED_MEMBER_EPOCH", No;
+    /// A commit for a partition that the member does not have, or had before another did.
+    StaleMemberEpoch = 43, "STALE_MEMBER_EPOCH", No;
+    /// Another process goes by this instance id.
+    FencedInstance = 44, "FENCED_INSTANCE", No;
+    /// The group does not exist.
+    UnknownGroup = 45, "UNKNOWN_GROUP", No;
+    /// The group has members, and the operation is for empty groups.
+    GroupNotEmpty = 46, "GROUP_NOT_EMPTY", No;
+    /// No coordinator serves the group at the moment.
+    CoordinatorNotAvailable = 47, "COORDINATOR_NOT_AVAILABLE", Yes;
+    /// Another coordinator serves the group; the details name it.
+    NotCoordinator = 48, "NOT_COORDINATOR", AfterRefresh;
 }
 
 impl ErrorCode {

@@ -1,5 +1,24 @@
-//! Consumer groups as pure rules: who gets which partitions.
+//! Consumer groups as pure rules: who gets which partitions, how they move, and what the internal topic holds of it.
+//!
+//! ```text
+//!   heartbeat, commit, time ──► changes (records) ──► written with acks=all ──► replay ──► the group
+//!   assign: target per member ──► reconcile: give back, move on, get what is free
+//! ```
 
 pub mod assignor;
+pub mod heartbeat;
+pub mod ids;
+pub mod offsets;
+mod reconcile;
+pub mod records;
+pub mod state;
+mod target;
+#[cfg(test)]
+mod tests;
 
 pub use assignor::{Assignment, Assignor, Subscriber, TopicSpec};
+pub use heartbeat::{Heartbeat, HeartbeatAnswer, TopicLookup};
+pub use ids::{GroupId, InstanceId, MemberEpoch, MemberId};
+pub use offsets::Committer;
+pub use records::{Change, GroupRecord};
+pub use state::{CommittedOffset, Current, Group, GroupState, Member, Subscription};
