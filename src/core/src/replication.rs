@@ -21,13 +21,34 @@ impl ReplicaProgress {
 
 /// The high watermark after the ISR came this far: the smallest safe offset of its members, and never less than `current`.
 ///
-/// Give the whole ISR, the leader included. Without any member nothing becomes committed.
+/// Give the whole *maximal* ISR: the leader, the members in force, and those that the leader has asked the controllers to add,
+/// since these may be elected before the leader hears that they were added. Only while [`may_commit`] says so. Without any member
+/// nothing becomes committed.
 pub fn high_watermark(
     current: Offset,
     isr: impl IntoIterator<Item = ReplicaProgress>,
     write_caching: bool,
 ) -> Offset {
     isr.into_iter().map(|replica| replica.safe(write_caching)).min().map_or(current, |safe| safe.max(current))
+}
+
+/// Whether the high watermark may move at all (KIP-966): only with enough replicas in sync. `isr` is the number of members in force,
+/// without those that are only asked for. This is what makes the eligible leader replicas eligible: whoever left an ISR that was too
+/// small since has missed nothing that is committed.
+pub fn may_commit(isr: usize, effective_min_insync: usize) -> bool {
+    isr >= effective_min_insync
+}
+
+/// Whether a follower may join the ISR: all that is committed, and all from before this leader's epoch, is as safe with it as with
+/// the members. `log_end` alone would not do without `write.caching`: the last of the others could die before its flush.
+pub fn may_join_isr(
+    follower: ReplicaProgress,
+    high_watermark: Offset,
+    epoch_start: Offset,
+    write_caching: bool,
+) -> bool {
+    let safe = follower.safe(write_caching);
+    safe >= high_watermark && safe >= epoch_start
 }
 
 /// How many replicas must be in sync for acks=all: `min.insync.replicas`, but not more than the partition has (as Kafka
@@ -70,6 +91,23 @@ mod tests {
         for (min, replicas, wanted) in [(1, 3, 1), (2, 3, 2), (2, 1, 1), (0, 1, 1)] {
             assert_eq!(effective_min_insync(min, replicas), wanted);
         }
+    }
+
+    #[test]
+    fn who_may_join_holds_what_is_committed_as_safely_as_the_others() {
+        let cases = [
+            (at(10, 10), 10, 7, false, true),
+            (at(10, 9), 10, 7, false, false),
+            (at(10, 9), 10, 7, true, true),
+            (at(9, 9), 10, 7, true, false),
+            // All that is committed is there, but an earlier leader may have committed more than is known yet.
+            (at(6, 6), 5, 7, false, false),
+        ];
+        for (follower, high_watermark, epoch_start, caching, wanted) in cases {
+            let may = may_join_isr(follower, Offset(high_watermark), Offset(epoch_start), caching);
+            assert_eq!(may, wanted, "{follower:?} {high_watermark} {epoch_start} {caching}");
+        }
+        assert!(may_commit(2, 2) && !may_commit(1, 2));
     }
 
     proptest! {

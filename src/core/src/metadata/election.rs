@@ -129,6 +129,7 @@ mod tests {
             elr: vec![],
             adding: vec![],
             removing: vec![],
+            lost: false,
         }
     }
 

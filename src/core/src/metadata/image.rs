@@ -1,10 +1,11 @@
 //! The cluster's metadata at one version: an immutable value that is cheap to clone.
 
 use super::limits::MAX_HOST_LEN;
+pub use super::partition::PartitionImage;
 use crate::config::{Overrides, TopicConfig};
 use crate::{
-    BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, MetadataVersion, NodeId, PartitionEpoch, PartitionId,
-    TopicId, TopicName, TopicPartition,
+    BrokerEpoch, BrokerId, ClusterId, MetadataVersion, NodeId, PartitionId, TopicId, TopicName,
+    TopicPartition,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -96,6 +97,10 @@ pub struct BrokerRegistration {
     /// Whether everything is to be moved off it; it gets no new replica then.
     #[serde(default)]
     pub draining: bool,
+    /// Log directories that it came back without, while it alone had what some partition acknowledged. When it brings all of
+    /// them again, those partitions have their data again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_log_dirs: Vec<String>,
 }
 
 impl BrokerRegistration {
@@ -103,46 +108,10 @@ impl BrokerRegistration {
     pub fn is_active(&self) -> bool {
         !self.fenced && !self.in_controlled_shutdown
     }
-}
 
-/// One partition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PartitionImage {
-    /// The leader, or [`BrokerId::NONE`] while there is none.
-    pub leader: BrokerId,
-    /// Counts the changes of the leader, from 0.
-    pub leader_epoch: LeaderEpoch,
-    /// Counts every change of this partition, from 0.
-    pub partition_epoch: PartitionEpoch,
-    /// Every replica; the first is the preferred leader.
-    pub replicas: Vec<BrokerId>,
-    /// The replicas in sync, in the order of `replicas`. Never empty: the last one stays even when it is gone.
-    pub isr: Vec<BrokerId>,
-    /// Replicas out of the ISR that are known to hold all that was acknowledged (KIP-966). Empty in this version.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub elr: Vec<BrokerId>,
-    /// Replicas being added by a reassignment. Empty in this version.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub adding: Vec<BrokerId>,
-    /// Replicas being removed by a reassignment. Empty in this version.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub removing: Vec<BrokerId>,
-}
-
-impl PartitionImage {
-    /// Whether it has a leader.
-    pub fn is_online(&self) -> bool {
-        self.leader != BrokerId::NONE
-    }
-
-    /// Whether some replica is not in sync.
-    pub fn is_under_replicated(&self) -> bool {
-        self.isr.len() < self.replicas.len()
-    }
-
-    /// The replica that should lead when it can.
-    pub fn preferred_leader(&self) -> BrokerId {
-        self.replicas.first().copied().unwrap_or(BrokerId::NONE)
+    /// Whether new replicas may go to it.
+    pub fn takes_replicas(&self) -> bool {
+        self.is_active() && !self.draining
     }
 }
 
@@ -175,9 +144,15 @@ impl TopicImage {
         self.partitions.iter().enumerate().map(|(index, partition)| (PartitionId(index as i32), partition))
     }
 
-    /// How many replicas a partition has: that of the first, as all have the same unless a reassignment is under way.
+    /// How many replicas a partition has: that of the first, as all have the same unless someone moved single ones. A
+    /// reassignment under way counts as done.
     pub fn replication_factor(&self) -> usize {
-        self.partitions.first().map_or(0, |partition| partition.replicas.len())
+        self.partitions.first().map_or(0, |partition| partition.target_replicas().count())
+    }
+
+    /// How many replicas of that partition must be in sync for acks=all.
+    pub fn min_insync(&self, partition: &PartitionImage) -> usize {
+        partition.min_insync(self.config.min_insync_replicas)
     }
 }
 
@@ -276,6 +251,21 @@ impl MetadataImage {
     pub fn leaderships_of(&self, broker: BrokerId) -> usize {
         let partitions = self.topics().flat_map(|topic| topic.partitions.iter());
         partitions.filter(|partition| partition.leader == broker).count()
+    }
+
+    /// How many replicas a broker holds or is being given. One that is drained is empty when it has none.
+    pub fn replicas_of(&self, broker: BrokerId) -> usize {
+        let partitions = self.topics().flat_map(|topic| topic.partitions.iter());
+        partitions.filter(|partition| partition.replicas.contains(&broker)).count()
+    }
+
+    /// The reassignments under way, in the order of topic and partition.
+    pub fn reassignments(
+        &self,
+    ) -> impl Iterator<Item = (&Arc<TopicImage>, PartitionId, &Arc<PartitionImage>)> {
+        let all =
+            self.topics().flat_map(|topic| topic.partitions().map(move |(id, image)| (topic, id, image)));
+        all.filter(|(_, _, partition)| partition.is_reassigning())
     }
 
     /// The topics that differ between an older image and this one, found by walking both; topics that are shared cost one

@@ -7,12 +7,14 @@
 //! What a command does depends on the image and the command alone. Whoever proposes draws the ids and seeds.
 
 mod apply;
+pub mod balance;
 pub mod codec;
 pub mod command;
 mod election;
 pub mod image;
 pub mod invariants;
 pub mod limits;
+mod partition;
 mod placement;
 #[cfg(test)]
 mod tests;

@@ -44,6 +44,7 @@ pub(super) fn register(image: &mut MetadataImage, command: &RegisterBroker) -> R
         fenced: true,
         in_controlled_shutdown: false,
         draining: before.as_ref().is_some_and(|before| before.draining),
+        missing_log_dirs: Vec::new(),
     };
     put(image, registration);
     if before.is_some_and(|before| !before.fenced) {

@@ -255,5 +255,6 @@ pub(super) fn new_partition(image: &MetadataImage, replicas: Vec<BrokerId>) -> P
         elr: Vec::new(),
         adding: Vec::new(),
         removing: Vec::new(),
+        lost: false,
     }
 }
