@@ -105,7 +105,9 @@ pub struct ConfigError {
 pub const DEFAULT_MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024 + 64 * 1024;
 /// Bytes of produce requests that are appended and not yet acknowledged, over all connections.
 pub const DEFAULT_IN_FLIGHT_BYTES: usize = 128 * 1024 * 1024;
-/// The same on one produce stream.
+/// Bytes of requests that have not come to their end, over all connections.
+pub const DEFAULT_HALF_RECEIVED_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes in flight on one produce stream.
 pub const DEFAULT_STREAM_IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
 /// Requests on one produce stream that are appended and not yet acknowledged.
 pub const DEFAULT_STREAM_IN_FLIGHT_REQUESTS: usize = 4096;
@@ -128,6 +130,9 @@ pub struct BrokerLimits {
     /// Bytes of produce requests in flight over all connections; beyond it streams are no longer read and unary calls are
     /// refused with `THROTTLED`.
     pub in_flight_bytes: usize,
+    /// Bytes of requests that have not come to their end, over all connections. Beyond it no more of them is read, and those
+    /// that take longer than 5 s are refused with `THROTTLED`; beyond twice as much all but small ones are, at once.
+    pub half_received_bytes: usize,
     /// Bytes of requests in flight on one produce stream; beyond it the stream is no longer read.
     pub stream_in_flight_bytes: usize,
     /// Requests in flight on one produce stream.
@@ -150,6 +155,7 @@ impl Default for BrokerLimits {
         BrokerLimits {
             max_request_bytes: DEFAULT_MAX_REQUEST_BYTES,
             in_flight_bytes: DEFAULT_IN_FLIGHT_BYTES,
+            half_received_bytes: DEFAULT_HALF_RECEIVED_BYTES,
             stream_in_flight_bytes: DEFAULT_STREAM_IN_FLIGHT_BYTES,
             stream_in_flight_requests: DEFAULT_STREAM_IN_FLIGHT_REQUESTS,
             max_inflated_bytes: DEFAULT_MAX_INFLATED_BYTES,
@@ -166,6 +172,7 @@ impl BrokerLimits {
         let all = [
             ("limits.max_request_bytes", self.max_request_bytes),
             ("limits.in_flight_bytes", self.in_flight_bytes),
+            ("limits.half_received_bytes", self.half_received_bytes),
             ("limits.stream_in_flight_bytes", self.stream_in_flight_bytes),
             ("limits.stream_in_flight_requests", self.stream_in_flight_requests),
             ("limits.max_inflated_bytes", self.max_inflated_bytes),

@@ -21,6 +21,11 @@ impl InFlight {
         Arc::new(InFlight { limit, used: AtomicUsize::new(0), freed: Notify::new() })
     }
 
+    /// Bytes beyond which there is no room.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Bytes in flight now.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
@@ -51,6 +56,14 @@ impl InFlight {
         Charge { budget: Arc::clone(self), bytes }
     }
 
+    fn free(&self, bytes: usize) {
+        let before = self.used.fetch_sub(bytes, Ordering::AcqRel);
+        // Only the step from full to not full has someone waiting for it.
+        if before >= self.limit && before - bytes < self.limit {
+            self.freed.notify_waiters();
+        }
+    }
+
     /// Counts `bytes` until the charge is dropped; `None` when the limit was reached before.
     pub fn try_charge(self: &Arc<InFlight>, bytes: usize) -> Option<Charge> {
         self.has_room().then(|| self.charge(bytes))
@@ -70,13 +83,19 @@ impl Charge {
         self.bytes
     }
 
-    /// Counts `bytes` more; `false`, and nothing counted, when the limit was reached before.
-    pub fn try_grow(&mut self, bytes: usize) -> bool {
-        if !self.budget.has_room() {
-            return false;
+    /// What it counts against.
+    pub fn budget(&self) -> &Arc<InFlight> {
+        &self.budget
+    }
+
+    /// Counts `bytes` from now on, even beyond the limit.
+    pub fn resize(&mut self, bytes: usize) {
+        if bytes < self.bytes {
+            self.budget.free(self.bytes - bytes);
+            self.bytes = bytes;
+        } else {
+            self.grow(bytes - self.bytes);
         }
-        self.grow(bytes);
-        true
     }
 
     /// Counts `bytes` more, even beyond the limit: they are in memory already.
@@ -88,11 +107,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        let before = self.budget.used.fetch_sub(self.bytes, Ordering::AcqRel);
-        // Only the step from full to not full has someone waiting for it.
-        if before >= self.budget.limit && before - self.bytes < self.budget.limit {
-            self.budget.freed.notify_waiters();
-        }
+        self.budget.free(self.bytes);
     }
 }
 
@@ -113,7 +128,14 @@ mod tests {
         drop(first);
         assert!(room.now_or_never().is_some());
         assert!(budget.try_charge(1).is_some());
-        drop(second);
+        let mut third = budget.charge(10);
+        third.resize(50);
+        assert!(!budget.has_room());
+        let room = budget.room();
+        third.resize(5);
+        assert!(room.now_or_never().is_some());
+        assert_eq!((budget.used(), third.bytes()), (65, 5));
+        drop((second, third));
         assert_eq!(budget.used(), 0);
     }
 }

@@ -50,22 +50,7 @@ impl TopicSettings {
 
 /// What a topic's configuration means for its partitions' logs.
 pub fn log_config(config: &TopicConfig) -> LogConfig {
-    LogConfig {
-        segment_bytes: config.segment_bytes,
-        segment_ms: config.segment_ms,
-        segment_jitter_ms: config.segment_jitter_ms,
-        segment_index_bytes: config.segment_index_bytes,
-        index_interval_bytes: config.index_interval_bytes,
-        retention_ms: config.retention_ms,
-        retention_bytes: config.retention_bytes,
-        flush_messages: config.flush_messages,
-        flush_ms: config.flush_ms,
-        write_caching: config.write_caching,
-        max_message_bytes: config.max_message_bytes,
-        message_timestamp_type: config.message_timestamp_type,
-        file_delete_delay_ms: config.file_delete_delay_ms,
-        ..LogConfig::default()
-    }
+    LogConfig::from(config)
 }
 
 #[cfg(test)]

@@ -4,6 +4,9 @@ mod deflate;
 mod inflate;
 #[cfg(test)]
 mod tests;
+mod turns;
+
+pub use turns::{FREE_INFLATED_BYTES, MAX_LARGE_INFLATIONS, Turn};
 
 use std::fmt;
 use std::io;

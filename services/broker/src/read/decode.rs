@@ -48,19 +48,26 @@ pub fn decode(data: &Bytes, wanted: Wanted, scratch: &mut Vec<u8>) -> Result<Dec
         if !header.attributes.is_control() {
             let plain = header.attributes.compression()? == Compression::None;
             let kind = timestamp_type(header.attributes.timestamp_type());
-            for record in batch.records(scratch, wanted.max_inflated_bytes)? {
-                let record = record?;
-                if record.offset < wanted.from {
-                    continue;
+            let whole = batch.walk_in_turn(scratch, wanted.max_inflated_bytes, |records| {
+                for record in records {
+                    let record = record?;
+                    if record.offset < wanted.from {
+                        continue;
+                    }
+                    out.next_offset = record.offset;
+                    let full =
+                        out.bytes >= wanted.max_bytes || out.records.len() as u64 >= wanted.max_records;
+                    if full || wanted.until.is_some_and(|until| record.offset >= until) {
+                        return Ok(false);
+                    }
+                    let record = to_proto(&record, data, plain, kind);
+                    out.bytes += weight(&record);
+                    out.records.push(record);
                 }
-                out.next_offset = record.offset;
-                let full = out.bytes >= wanted.max_bytes || out.records.len() as u64 >= wanted.max_records;
-                if full || wanted.until.is_some_and(|until| record.offset >= until) {
-                    return Ok(out);
-                }
-                let record = to_proto(&record, data, plain, kind);
-                out.bytes += weight(&record);
-                out.records.push(record);
+                Ok(true)
+            })?;
+            if !whole {
+                return Ok(out);
             }
         }
         out.next_offset = header.next_offset();

@@ -1,9 +1,10 @@
 //! Bounds what all half-received requests hold together. A unary request is gathered whole before its handler sees it, so many
 //! callers that each send almost all of a large one, and then nothing, would hold as many times the largest request.
 //!
-//! Streams are left alone: they are read one message at a time, and not at all while the broker has its fill.
+//! Streams of requests are counted where they are read, in [`Messages`](super::messages::Messages).
 
-use crate::in_flight::{Charge, InFlight};
+use super::half_received::HalfReceived;
+use crate::in_flight::InFlight;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -11,28 +12,23 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use thalweg_core::ErrorCode;
-use thalweg_proto::ApiError;
+use thalweg_runtime::framing::Framing;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
-
-/// Bytes of one service's half-received unary requests, over all connections.
-pub const MAX_BUFFERED_BYTES: usize = 64 * 1024 * 1024;
 
 /// Wraps a generated server.
 #[derive(Debug, Clone)]
 pub struct Buffered<S> {
     inner: S,
     budget: Arc<InFlight>,
-    streams: &'static [&'static str],
 }
 
 impl<S> Buffered<S> {
-    /// `streams` are the paths of the methods whose requests are streams.
-    pub fn new(inner: S, streams: &'static [&'static str]) -> Buffered<S> {
-        Buffered { inner, budget: InFlight::new(MAX_BUFFERED_BYTES), streams }
+    /// What is half received counts against `budget`.
+    pub fn new(inner: S, budget: Arc<InFlight>) -> Buffered<S> {
+        Buffered { inner, budget }
     }
 }
 
@@ -53,18 +49,16 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if self.streams.contains(&request.uri().path()) {
-            return self.inner.call(request);
-        }
-        let held = self.budget.charge(0);
-        self.inner.call(request.map(|body| Body::new(Counted { body, held })))
+        let held = HalfReceived::new(&self.budget);
+        self.inner.call(request.map(|body| Body::new(Counted { body, framing: Framing::new(), held })))
     }
 }
 
 /// A request's body; what came of it counts until it is dropped, which is when the request is decoded.
 struct Counted {
     body: Body,
-    held: Charge,
+    framing: Framing,
+    held: HalfReceived,
 }
 
 impl HttpBody for Counted {
@@ -76,12 +70,21 @@ impl HttpBody for Counted {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let counted = self.get_mut();
-        let frame = ready!(Pin::new(&mut counted.body).poll_frame(context));
+        // What is whole goes on at once.
+        if counted.framing.half_received() > 0 {
+            ready!(counted.held.poll_room(context))?;
+        }
+        let Poll::Ready(frame) = Pin::new(&mut counted.body).poll_frame(context) else {
+            if counted.held.bytes() == 0 {
+                return Poll::Pending;
+            }
+            return counted.held.poll_overdue(context).map(|status| Some(Err(status)));
+        };
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
-            && !counted.held.try_grow(data.len())
         {
-            return Poll::Ready(Some(Err(throttled())));
+            counted.framing.advance(data);
+            counted.held.hold(counted.held.bytes() + data.len())?;
         }
         Poll::Ready(frame)
     }
@@ -95,29 +98,29 @@ impl HttpBody for Counted {
     }
 }
 
-fn throttled() -> Status {
-    ApiError::new(
-        ErrorCode::Throttled,
-        "the broker is receiving as many bytes of requests as it may hold; retry after a pause",
-    )
-    .to_status()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use futures_util::FutureExt;
     use std::future::poll_fn;
+    use thalweg_core::ErrorCode;
+    use thalweg_proto::ApiError;
 
-    fn counted(budget: &Arc<InFlight>, data: &'static [u8]) -> Counted {
-        let body = Body::new(Full(Some(Bytes::from_static(data))));
-        Counted { body, held: budget.charge(0) }
+    const LIMIT: usize = 100_000;
+
+    /// A body with the first `sent` bytes of a message of `length`.
+    fn counted(budget: &Arc<InFlight>, length: usize, sent: usize) -> Counted {
+        let mut data = vec![0];
+        data.extend_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
+        data.resize(5 + sent, b'x');
+        let body = Body::new(Once(Some(data.into())));
+        Counted { body, framing: Framing::new(), held: HalfReceived::new(budget) }
     }
 
     // One frame with all of the data.
-    struct Full(Option<Bytes>);
+    struct Once(Option<Bytes>);
 
-    impl HttpBody for Full {
+    impl HttpBody for Once {
         type Data = Bytes;
         type Error = Status;
         fn poll_frame(
@@ -128,22 +131,27 @@ mod tests {
         }
     }
 
-    fn next(body: &mut Counted) -> Option<Result<Frame<Bytes>, Status>> {
-        poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).now_or_never().unwrap()
+    fn next(body: &mut Counted) -> Option<Option<Result<Frame<Bytes>, Status>>> {
+        poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).now_or_never()
     }
 
-    #[test]
-    fn half_received_requests_count_until_they_are_dropped() {
-        let budget = InFlight::new(8);
-        let (mut first, mut second) = (counted(&budget, b"12345678"), counted(&budget, b"x"));
-        assert!(next(&mut first).unwrap().is_ok());
-        let refused = next(&mut second).unwrap().err().unwrap();
+    #[tokio::test]
+    async fn half_received_requests_count_until_they_are_dropped() {
+        let budget = InFlight::new(LIMIT);
+        let (mut first, mut second) =
+            (counted(&budget, 2 * LIMIT, LIMIT + 1000), counted(&budget, 2 * LIMIT, LIMIT));
+        assert!(next(&mut first).unwrap().unwrap().is_ok());
+        assert!(next(&mut first).is_none(), "there is no room for more of it");
+        let refused = next(&mut second).unwrap().unwrap().err().unwrap();
         assert_eq!(ApiError::from_status(&refused).unwrap().code, ErrorCode::Throttled);
-        drop(first);
+        let mut whole = counted(&budget, 1000, 1000);
+        assert!(next(&mut whole).unwrap().unwrap().is_ok());
+        assert!(next(&mut whole).unwrap().is_none(), "small requests are served all the same");
+        drop((first, whole));
         assert_eq!(budget.used(), 0);
-        let mut third = counted(&budget, b"x");
-        assert!(next(&mut third).unwrap().is_ok());
-        assert!(next(&mut third).is_none());
-        assert_eq!(budget.used(), 1);
+        let mut third = counted(&budget, LIMIT, LIMIT);
+        assert!(next(&mut third).unwrap().unwrap().is_ok());
+        assert!(next(&mut third).unwrap().is_none());
+        assert_eq!(budget.used(), LIMIT + 5);
     }
 }

@@ -10,7 +10,8 @@
 //! On the wire it is what the generated server would have sent; any client reads it.
 
 use super::consumer::Consumer;
-use crate::in_flight::Charge;
+use super::messages::Messages;
+use crate::in_flight::{Charge, InFlight};
 use crate::read;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::{Either, FutureExt, Map, Ready, ready};
@@ -21,14 +22,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use thalweg_proto::codec::Codec as ProtoCodec;
 use thalweg_proto::v1;
 use thalweg_proto::v1::partition_data::Data;
 use tonic::body::Body;
-use tonic::codec::Codec;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 use tonic_prost::prost::Message;
 use tonic_prost::prost::encoding::{encode_varint, encoded_len_varint};
 
@@ -50,13 +49,14 @@ const TAG_RECORD_BATCHES: u8 = (10 << 3) | 2;
 pub struct FetchBodies<S> {
     inner: S,
     consumer: Arc<Consumer>,
+    budget: Arc<InFlight>,
     most: usize,
 }
 
 impl<S> FetchBodies<S> {
-    /// `most` is the longest request that is read, in bytes.
-    pub fn new(inner: S, consumer: Arc<Consumer>, most: usize) -> FetchBodies<S> {
-        FetchBodies { inner, consumer, most }
+    /// `most` is the longest request that is read, in bytes; what is half received counts against `budget`.
+    pub fn new(inner: S, consumer: Arc<Consumer>, budget: Arc<InFlight>, most: usize) -> FetchBodies<S> {
+        FetchBodies { inner, consumer, budget, most }
     }
 }
 
@@ -85,8 +85,7 @@ where
         if request.uri().path() != PATH || !plain {
             return Either::Right(self.inner.call(request).map(charged as fn(Answer) -> Answer));
         }
-        let decoder = ProtoCodec::<v1::FetchStreamResponse, v1::FetchStreamRequest>::default().decoder();
-        let inbound = Streaming::new_request(decoder, request.into_body(), None, Some(self.most));
+        let inbound = Messages::new(request.into_body(), &self.budget, self.most);
         let messages = read::fetch_stream::serve(Arc::clone(&self.consumer.0), inbound);
         let body =
             FetchBody { messages: Box::pin(messages), gathered: BytesMut::new(), whole: None, end: None };

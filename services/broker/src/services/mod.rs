@@ -5,12 +5,19 @@ mod buffered;
 mod cluster;
 mod consumer;
 mod fetch_body;
+mod half_received;
+mod messages;
+mod produce_body;
 mod producer;
 mod too_large;
+pub mod whole_body;
 
+use crate::in_flight::InFlight;
 use crate::node::Node;
+use crate::replication::leader;
 use buffered::Buffered;
 use fetch_body::FetchBodies;
+use produce_body::ProduceBodies;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,43 +37,56 @@ type Answers<T> = Pin<Box<dyn futures_util::Stream<Item = Result<T, Status>> + S
 /// The public port's services, with health and reflection.
 pub fn public(node: &Arc<Node>) -> Result<GrpcServer, BuildError> {
     let most = node.config.limits.max_request_bytes;
+    let budget = InFlight::new(node.config.limits.half_received_bytes);
     let consumer = Arc::new(consumer::Consumer(Arc::clone(node)));
     let consumers = ConsumerServiceServer::from_arc(Arc::clone(&consumer)).max_decoding_message_size(most);
     GrpcServer::builder("broker")
         .config(node.config.server.clone())
         .descriptors(thalweg_proto::FILE_DESCRIPTOR_SET)
         .service(TooLarge::new(
-            Buffered::new(
-                ProducerServiceServer::new(producer::Producer(Arc::clone(node)))
-                    .max_decoding_message_size(most),
-                &["/thalweg.v1.ProducerService/ProduceStream"],
+            ProduceBodies::new(
+                Buffered::new(
+                    ProducerServiceServer::new(producer::Producer(Arc::clone(node)))
+                        .max_decoding_message_size(most),
+                    Arc::clone(&budget),
+                ),
+                Arc::clone(node),
+                Arc::clone(&budget),
             ),
             most,
         ))
         .service(TooLarge::new(
-            FetchBodies::new(Buffered::new(consumers, &[fetch_body::PATH]), consumer, most),
+            FetchBodies::new(
+                Buffered::new(consumers, Arc::clone(&budget)),
+                consumer,
+                Arc::clone(&budget),
+                most,
+            ),
             most,
         ))
         .service(TooLarge::new(
             Buffered::new(
                 AdminServiceServer::new(admin::Admin(Arc::clone(node))).max_decoding_message_size(most),
-                &[],
+                Arc::clone(&budget),
             ),
             most,
         ))
         .service(TooLarge::new(
             Buffered::new(
                 ClusterServiceServer::new(cluster::Cluster(Arc::clone(node))).max_decoding_message_size(most),
-                &[],
+                budget,
             ),
             most,
         ))
         .build()
 }
 
-/// The internal port's: health only, until replication is served there.
+/// The internal port's services, with health.
 pub fn internal(node: &Arc<Node>) -> Result<GrpcServer, BuildError> {
-    GrpcServer::builder("broker-internal").config(node.config.server.clone()).build()
+    GrpcServer::builder("broker-internal")
+        .config(node.config.server.clone())
+        .service(leader::service(node))
+        .build()
 }
 
 /// How long before the caller's deadline an answer leaves, so that it arrives.

@@ -1,6 +1,6 @@
 //! The client against a small leader in this process, which breaks in every way that a test asks for.
 
-#![allow(clippy::unwrap_used)] // helpers outside of test functions are tests too
+#![allow(clippy::unwrap_used, reason = "helpers outside of test functions are tests too")]
 
 mod calling;
 mod cluster;

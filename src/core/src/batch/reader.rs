@@ -3,7 +3,7 @@
 use super::header::{HEADER_LEN, TimestampType, check_crc};
 use super::record::{RecordView, take_record};
 use super::{BatchError, BatchHeader};
-use crate::compression::Compression;
+use crate::compression::{Compression, FREE_INFLATED_BYTES};
 
 /// Whole batches one behind the other, as a log file or a fetch holds them. Ends behind the first error; a short tail is
 /// [`BatchError::Truncated`].
@@ -85,6 +85,29 @@ impl<'a> BatchRef<'a> {
             }
         };
         Ok(Records { header: self.header, rest, next: 0, least_delta: 0 })
+    }
+
+    /// Hands the records to `walk`, as a server does that has many callers: in turn with others when they inflate to much
+    /// ([`Compression::inflate_in_turn`]), and `scratch` is small again afterwards. `walk` must not wait for anything.
+    pub fn walk_in_turn<T>(
+        &self,
+        scratch: &mut Vec<u8>,
+        max_inflated: usize,
+        walk: impl FnOnce(Records<'_>) -> Result<T, BatchError>,
+    ) -> Result<T, BatchError> {
+        let body = &self.bytes[HEADER_LEN..];
+        let records = |rest| Records { header: self.header, rest, next: 0, least_delta: 0 };
+        match self.header.attributes.compression()? {
+            Compression::None => walk(records(body)),
+            codec => {
+                let _turn = codec.inflate_in_turn(body, scratch, max_inflated)?;
+                let done = walk(records(scratch));
+                // The memory goes before the turn does.
+                scratch.clear();
+                scratch.shrink_to(FREE_INFLATED_BYTES);
+                done
+            }
+        }
     }
 }
 

@@ -128,7 +128,7 @@ impl ValidBatch {
     }
 }
 
-/// Inflates into this thread's scratch memory and hands it to `use_records`.
+/// Inflates into this thread's scratch memory and hands it to `use_records`. Waits its turn when that is large.
 fn inflated(
     codec: Compression,
     body: &[u8],
@@ -136,8 +136,12 @@ fn inflated(
     use_records: impl FnOnce(&[u8]) -> Result<(), BatchError>,
 ) -> Result<(), BatchError> {
     SCRATCH.with_borrow_mut(|scratch| {
-        let done =
-            codec.inflate(body, scratch, limit).map_err(BatchError::from).and_then(|()| use_records(scratch));
+        let turn = codec.inflate_in_turn(body, scratch, limit);
+        let done = match &turn {
+            Ok(_) => use_records(scratch),
+            Err(error) => Err(error.clone().into()),
+        };
+        // The memory goes before the turn does.
         scratch.clear();
         scratch.shrink_to(MAX_KEPT_SCRATCH);
         done

@@ -111,11 +111,17 @@ fn record_in(
     scratch: &mut Vec<u8>,
 ) -> Result<Option<(Offset, Timestamp)>, BatchError> {
     for batch in BatchIter::new(batch) {
-        for record in batch?.records(scratch, MAX_INFLATED_BYTES)? {
-            let record = record?;
-            if record.timestamp >= at && record.offset >= log_start {
-                return Ok(Some((record.offset, record.timestamp)));
+        let found = batch?.walk_in_turn(scratch, MAX_INFLATED_BYTES, |records| {
+            for record in records {
+                let record = record?;
+                if record.timestamp >= at && record.offset >= log_start {
+                    return Ok(Some((record.offset, record.timestamp)));
+                }
             }
+            Ok(None)
+        })?;
+        if found.is_some() {
+            return Ok(found);
         }
     }
     Ok(None)
@@ -146,12 +152,15 @@ fn max_from(segment: &Segment, log_start: Offset) -> Result<Option<(Timestamp, O
 fn max_in(batch: &[u8], log_start: Offset, scratch: &mut Vec<u8>) -> Result<Timestamp, BatchError> {
     let mut max = Timestamp::NONE;
     for batch in BatchIter::new(batch) {
-        for record in batch?.records(scratch, MAX_INFLATED_BYTES)? {
-            let record = record?;
-            if record.offset >= log_start {
-                max = max.max(record.timestamp);
+        batch?.walk_in_turn(scratch, MAX_INFLATED_BYTES, |records| {
+            for record in records {
+                let record = record?;
+                if record.offset >= log_start {
+                    max = max.max(record.timestamp);
+                }
             }
-        }
+            Ok(())
+        })?;
     }
     Ok(max)
 }
