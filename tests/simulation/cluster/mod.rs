@@ -1,0 +1,139 @@
+//! Controllers, brokers and clients on one simulated network.
+
+mod broker;
+mod compare;
+mod controller;
+mod roster;
+
+pub use broker::BrokerNode;
+pub use roster::{NodeKind, Roster};
+
+use crate::board::{Board, Phase};
+use crate::dice::Dice;
+use crate::plan::Plan;
+use crate::workload;
+use controller::ControllerNode;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+use thalweg_log::storage::SimStorage;
+
+/// The simulated network and its hosts.
+pub type Sim = turmoil::Sim<'static>;
+
+/// One step of simulated time: messages arrive at its edges.
+pub const TICK: Duration = Duration::from_millis(5);
+/// How long a message takes at most, unless a fault makes it slow.
+pub const MAX_LATENCY: Duration = Duration::from_millis(25);
+/// Segments that a connection holds before its writer must wait.
+const TCP_SEGMENTS: usize = 4096;
+/// Machines with clients on them; each has a producer, a reader and one who asks for ends.
+const CLIENTS: usize = 3;
+/// Longer than any run.
+const FOR_EVER: Duration = Duration::from_secs(1 << 30);
+
+/// The machines of a run.
+pub struct Cluster {
+    sim: Sim,
+    roster: Roster,
+    brokers: BTreeMap<String, BrokerNode>,
+}
+
+impl Cluster {
+    /// Puts all machines on the network and starts their processes.
+    pub fn new(plan: &Plan, board: &Rc<Board>, dice: &mut Dice) -> Cluster {
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(dice.next())
+            .epoch(std::time::SystemTime::now())
+            .simulation_duration(FOR_EVER)
+            .tick_duration(TICK)
+            .min_message_latency(Duration::ZERO)
+            .max_message_latency(MAX_LATENCY)
+            .tcp_capacity(TCP_SEGMENTS)
+            .enable_random_order()
+            .build();
+        let mut roster = Roster::default();
+        let voters: Vec<String> = (1..=plan.controllers).map(|id| format!("controller-{id}")).collect();
+        let endpoints: Vec<String> =
+            voters.iter().map(|name| format!("{name}:{}", controller::PORT)).collect();
+        for (index, name) in voters.iter().enumerate() {
+            let node = ControllerNode::new(index as u64 + 1, name.clone(), endpoints.clone());
+            sim.host(name.as_str(), move || node.clone().run());
+            roster.add(name.clone(), NodeKind::Controller);
+        }
+        let mut brokers = BTreeMap::new();
+        for id in 1..=plan.brokers {
+            let name = format!("broker-{id}");
+            let node = BrokerNode::new(id as i32, name.clone(), endpoints.clone(), dice.next());
+            brokers.insert(name.clone(), node.clone());
+            sim.host(name.as_str(), move || node.clone().run());
+            roster.add(name, NodeKind::Broker);
+        }
+        let bootstrap: Vec<String> =
+            brokers.keys().map(|name| format!("{name}:{}", broker::PUBLIC_PORT)).collect();
+        for index in 1..=CLIENTS {
+            let name = format!("client-{index}");
+            sim.client(name.as_str(), client(Rc::clone(board), bootstrap.clone(), plan.brokers, index == 1));
+            roster.add(name, NodeKind::Client);
+        }
+        Cluster { sim, roster, brokers }
+    }
+
+    /// One step of simulated time.
+    pub fn step(&mut self) -> Result<(), String> {
+        self.sim.step().map(drop).map_err(|error| error.to_string())
+    }
+
+    /// The network.
+    pub fn sim(&self) -> &Sim {
+        &self.sim
+    }
+
+    /// Who takes part.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// A broker's disk.
+    pub fn disk(&self, broker: &str) -> &SimStorage {
+        &self.brokers.get(broker).expect("only brokers have such disks").disk
+    }
+
+    /// Ends a node's process between two instructions.
+    pub fn crash(&mut self, node: &str) {
+        if let Some(broker) = self.brokers.get(node) {
+            broker.replicas.replace(None);
+        }
+        self.sim.crash(node);
+    }
+
+    /// Starts a node's process anew.
+    pub fn start(&mut self, node: &str) {
+        self.sim.bounce(node);
+    }
+
+    /// Replicas that differ below the high watermark, a sentence each.
+    pub fn differences(&self) -> Vec<crate::checker::Anomaly> {
+        compare::differences(&self.brokers)
+    }
+}
+
+async fn client(board: Rc<Board>, bootstrap: Vec<String>, brokers: usize, first: bool) -> turmoil::Result {
+    if first {
+        workload::create_topics(&board, &bootstrap, brokers).await;
+        board.enter(Phase::Faults);
+    }
+    let producing = tokio::task::spawn_local(workload::produce(Rc::clone(&board), bootstrap.clone()));
+    let reading = tokio::task::spawn_local(workload::read(Rc::clone(&board), bootstrap.clone()));
+    let asking = tokio::task::spawn_local(workload::ask_ends(Rc::clone(&board), bootstrap.clone()));
+    producing.await?;
+    reading.await?;
+    asking.await?;
+    board.reached(Phase::Drain).await;
+    if first {
+        workload::drain(Rc::clone(&board), bootstrap).await;
+        board.enter(Phase::Done);
+    }
+    board.reached(Phase::Done).await;
+    Ok(())
+}

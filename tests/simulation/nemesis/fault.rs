@@ -1,0 +1,112 @@
+//! The faults there are, and how they are drawn.
+
+use crate::cluster::{NodeKind, Roster};
+use crate::dice::Dice;
+use std::time::Duration;
+
+/// Something that goes wrong for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// A process is killed. What it wrote is in the page cache; its connections are closed by the kernel.
+    Kill {
+        /// Which.
+        node: String,
+    },
+    /// A machine loses its power: unsynced writes are lost or torn, its peers hear nothing.
+    PowerCut {
+        /// Which.
+        node: String,
+    },
+    /// The same for a broker in the middle of its writes: after so many more calls to the disk.
+    PowerCutAtWrite {
+        /// Which.
+        node: String,
+        /// Calls that still go through.
+        after: u64,
+    },
+    /// Some nodes and the others hear nothing of one another.
+    Split {
+        /// One side; the rest is the other.
+        side: Vec<String>,
+    },
+    /// Messages from one node do not arrive; those to it do.
+    Deaf {
+        /// Whose messages are lost.
+        from: String,
+        /// Where they would go.
+        to: Vec<String>,
+    },
+    /// Messages between two nodes take long, and differently long.
+    Slow {
+        /// One.
+        a: String,
+        /// The other.
+        b: String,
+        /// At most so long.
+        at_most: Duration,
+    },
+    /// A broker's disk has so many bytes left.
+    FullDisk {
+        /// Which.
+        node: String,
+        /// Bytes.
+        left: u64,
+    },
+    /// The next sync of a broker's disk fails with EIO; the process is killed and started again later.
+    SyncFails {
+        /// Which.
+        node: String,
+    },
+}
+
+impl Fault {
+    /// Draws a fault. `calm` leaves a majority of the brokers and of the controllers alone.
+    pub fn draw(dice: &mut Dice, roster: &Roster, down: &[String], calm: bool) -> Option<Fault> {
+        let brokers = roster.of(NodeKind::Broker);
+        let controllers = roster.of(NodeKind::Controller);
+        let servers: Vec<String> = brokers.iter().chain(&controllers).cloned().collect();
+        let all = roster.all();
+        let spare = |group: &[String]| {
+            let away = group.iter().filter(|node| down.contains(node)).count();
+            !calm || away < (group.len() - 1) / 2 || (group.len() == 1 && away == 0)
+        };
+        let group = if dice.chance(70) { &brokers } else { &controllers };
+        let victim = dice.pick(group).clone();
+        let crashable = spare(group) && !down.contains(&victim);
+        let is_broker = brokers.contains(&victim);
+        match dice.below(100) {
+            0..20 if crashable => Some(Fault::Kill { node: victim }),
+            20..38 if crashable => Some(Fault::PowerCut { node: victim }),
+            38..50 if crashable && is_broker => {
+                Some(Fault::PowerCutAtWrite { node: victim, after: dice.below(60) })
+            }
+            50..58 => Some(Fault::Split { side: vec![victim] }),
+            58..66 => {
+                let mut side: Vec<String> = all.iter().filter(|_| dice.chance(50)).cloned().collect();
+                if side.is_empty() || side.len() == all.len() {
+                    side = vec![victim];
+                }
+                Some(Fault::Split { side })
+            }
+            66..74 => {
+                let from = dice.pick(&servers).clone();
+                let mut to: Vec<String> =
+                    all.iter().filter(|node| **node != from && dice.chance(50)).cloned().collect();
+                if to.is_empty() {
+                    to = all.iter().filter(|node| **node != from).cloned().collect();
+                }
+                Some(Fault::Deaf { from, to })
+            }
+            74..84 => {
+                let a = dice.pick(&servers).clone();
+                let others: Vec<String> = all.into_iter().filter(|node| *node != a).collect();
+                let b = dice.pick(&others).clone();
+                let at_most = dice.time(Duration::from_millis(200), Duration::from_secs(4));
+                Some(Fault::Slow { a, b, at_most })
+            }
+            84..92 => Some(Fault::FullDisk { node: dice.pick(&brokers).clone(), left: dice.below(64 << 10) }),
+            92..96 if crashable && is_broker => Some(Fault::SyncFails { node: victim }),
+            _ => None,
+        }
+    }
+}

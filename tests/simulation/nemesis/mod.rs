@@ -1,0 +1,185 @@
+//! The one that makes things go wrong, on a plan drawn from the seed.
+
+mod fault;
+mod links;
+
+pub use fault::Fault;
+
+use crate::cluster::{Cluster, NodeKind};
+use crate::dice::Dice;
+use links::Links;
+use std::time::Duration;
+
+/// Between two faults.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(16));
+/// How long one lasts.
+const LASTS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(25));
+/// A broker whose power is to go at a write may not write: then it goes without.
+const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+/// Of 100 faults, so many do not care whether a majority is left.
+const RECKLESS_PERCENT: u64 = 20;
+
+/// A fault that lasts.
+struct Active {
+    fault: Fault,
+    until: Duration,
+    /// For those that take the node down only later.
+    crash_by: Option<Duration>,
+}
+
+/// Draws faults, begins and ends them.
+pub struct Nemesis {
+    dice: Dice,
+    next: Duration,
+    active: Vec<Active>,
+    links: Links,
+    injected: u64,
+}
+
+impl Nemesis {
+    /// A nemesis that begins at its first turn.
+    pub fn new(dice: Dice) -> Nemesis {
+        Nemesis { dice, next: Duration::ZERO, active: Vec::new(), links: Links::default(), injected: 0 }
+    }
+
+    /// Faults so far.
+    pub fn injected(&self) -> u64 {
+        self.injected
+    }
+
+    /// Does what is due at `now`.
+    pub fn turn(&mut self, now: Duration, cluster: &mut Cluster) {
+        self.crash_what_is_due(now, cluster);
+        let (over, lasting) = std::mem::take(&mut self.active).into_iter().partition(|one| one.until <= now);
+        self.active = lasting;
+        let over: Vec<Active> = over;
+        for one in over {
+            self.end(&one.fault, cluster);
+        }
+        if self.next <= now {
+            self.next = now + self.dice.time(PAUSE.0, PAUSE.1);
+            let down: Vec<String> = self.active.iter().filter_map(|one| takes_down(&one.fault)).collect();
+            let calm = !self.dice.chance(RECKLESS_PERCENT);
+            let fault = Fault::draw(&mut self.dice, cluster.roster(), &down, calm);
+            let until = now + self.dice.time(LASTS.0, LASTS.1);
+            if let Some(fault) = fault {
+                self.begin(fault, now, until, cluster);
+            }
+        }
+    }
+
+    /// Ends all faults.
+    pub fn heal(&mut self, cluster: &mut Cluster) {
+        for one in std::mem::take(&mut self.active) {
+            if one.crash_by.is_some() {
+                self.crash(&one.fault, cluster);
+            }
+            self.end(&one.fault, cluster);
+        }
+    }
+
+    fn begin(&mut self, fault: Fault, now: Duration, until: Duration, cluster: &mut Cluster) {
+        tracing::info!(target: "thalweg_simulation", ?fault, for_ms = (until - now).as_millis() as u64, "fault");
+        self.injected += 1;
+        let mut crash_by = None;
+        match &fault {
+            Fault::Kill { .. } | Fault::PowerCut { .. } => self.crash(&fault, cluster),
+            Fault::PowerCutAtWrite { node, after } => {
+                cluster.disk(node).cut_after_ops(*after);
+                crash_by = Some(now + WRITE_PATIENCE);
+            }
+            Fault::SyncFails { node } => {
+                cluster.disk(node).fail_next_sync();
+                crash_by = Some(until);
+            }
+            Fault::Split { side } => {
+                let pairs = crossing(cluster, side);
+                self.links.cut(&pairs, cluster.sim());
+            }
+            Fault::Deaf { from, to } => {
+                let pairs: Vec<_> = to.iter().map(|to| (from.clone(), to.clone())).collect();
+                self.links.cut(&pairs, cluster.sim());
+            }
+            Fault::Slow { a, b, at_most } => self.links.slow(a, b, *at_most, cluster.sim()),
+            Fault::FullDisk { node, left } => {
+                let disk = cluster.disk(node);
+                disk.set_capacity(Some(disk.used_bytes() + left));
+            }
+        }
+        // Crashed at the latest a moment before it comes back.
+        let until = crash_by.map_or(until, |crash| until.max(crash + Duration::from_millis(500)));
+        self.active.push(Active { fault, until, crash_by });
+    }
+
+    fn crash_what_is_due(&mut self, now: Duration, cluster: &mut Cluster) {
+        for place in 0..self.active.len() {
+            let Some(crash_by) = self.active[place].crash_by else { continue };
+            let fault = self.active[place].fault.clone();
+            let off = matches!(&fault, Fault::PowerCutAtWrite { node, .. } if cluster.disk(node).is_off());
+            if off || crash_by <= now {
+                self.active[place].crash_by = None;
+                self.crash(&fault, cluster);
+            }
+        }
+    }
+
+    fn crash(&mut self, fault: &Fault, cluster: &mut Cluster) {
+        match fault {
+            Fault::Kill { node } | Fault::SyncFails { node } => cluster.crash(node),
+            Fault::PowerCut { node } | Fault::PowerCutAtWrite { node, .. } => {
+                // First the silence: a machine without power closes no connection.
+                let pairs = crossing(cluster, std::slice::from_ref(node));
+                self.links.cut(&pairs, cluster.sim());
+                cluster.crash(node);
+                if cluster.roster().kind(node) == Some(NodeKind::Broker) {
+                    cluster.disk(node).power_cut();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, fault: &Fault, cluster: &mut Cluster) {
+        tracing::info!(target: "thalweg_simulation", ?fault, "fault ends");
+        match fault {
+            Fault::Kill { node } => cluster.start(node),
+            Fault::SyncFails { node } => {
+                cluster.disk(node).clear_faults();
+                cluster.start(node);
+            }
+            Fault::PowerCut { node } | Fault::PowerCutAtWrite { node, .. } => {
+                let pairs = crossing(cluster, std::slice::from_ref(node));
+                self.links.mend(&pairs, cluster.sim());
+                cluster.start(node);
+            }
+            Fault::Split { side } => {
+                let pairs = crossing(cluster, side);
+                self.links.mend(&pairs, cluster.sim());
+            }
+            Fault::Deaf { from, to } => {
+                let pairs: Vec<_> = to.iter().map(|to| (from.clone(), to.clone())).collect();
+                self.links.mend(&pairs, cluster.sim());
+            }
+            Fault::Slow { a, b, .. } => self.links.hurry(a, b, cluster.sim()),
+            Fault::FullDisk { node, .. } => cluster.disk(node).set_capacity(None),
+        }
+    }
+}
+
+fn takes_down(fault: &Fault) -> Option<String> {
+    match fault {
+        Fault::Kill { node }
+        | Fault::PowerCut { node }
+        | Fault::PowerCutAtWrite { node, .. }
+        | Fault::SyncFails { node } => Some(node.clone()),
+        _ => None,
+    }
+}
+
+/// Both ways between the nodes of one side and all others.
+fn crossing(cluster: &Cluster, side: &[String]) -> Vec<(String, String)> {
+    let others: Vec<String> =
+        cluster.roster().all().into_iter().filter(|node| !side.contains(node)).collect();
+    let ways = |a: &String, b: &String| [(a.clone(), b.clone()), (b.clone(), a.clone())];
+    side.iter().flat_map(|a| others.iter().flat_map(move |b| ways(a, b))).collect()
+}

@@ -1,0 +1,122 @@
+//! What a run is to be: everything follows from this.
+
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// One run. Equal plans give equal runs, to the last message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Where all chance comes from.
+    pub seed: u64,
+    /// How long faults happen, after the topics are there.
+    pub faults_for: Duration,
+    /// Voters of the Raft group.
+    pub controllers: usize,
+    /// Brokers.
+    pub brokers: usize,
+    /// The bug that is planted, if any.
+    pub planted: Option<String>,
+    /// Hash every message on the network too: slower.
+    pub trace_network: bool,
+}
+
+/// How long a run of the set lasts, without its beginning and its end.
+const USUAL: Duration = Duration::from_secs(300);
+
+impl Plan {
+    /// The usual cluster: three controllers and three brokers.
+    pub fn new(seed: u64) -> Plan {
+        Plan { seed, faults_for: USUAL, controllers: 3, brokers: 3, planted: None, trace_network: false }
+    }
+
+    /// As one line, for a child process.
+    pub fn encode(&self) -> String {
+        let Plan { seed, faults_for, controllers, brokers, planted, trace_network } = self;
+        json!({
+            "seed": seed, "faults_for": faults_for.as_secs(), "controllers": controllers, "brokers": brokers,
+            "planted": planted, "trace_network": trace_network,
+        })
+        .to_string()
+    }
+
+    /// What [`encode`](Plan::encode) wrote.
+    pub fn decode(text: &str) -> Option<Plan> {
+        let value: Value = serde_json::from_str(text).ok()?;
+        Some(Plan {
+            seed: value["seed"].as_u64()?,
+            faults_for: Duration::from_secs(value["faults_for"].as_u64()?),
+            controllers: value["controllers"].as_u64()? as usize,
+            brokers: value["brokers"].as_u64()? as usize,
+            planted: value["planted"].as_str().map(str::to_owned),
+            trace_network: value["trace_network"].as_bool()?,
+        })
+    }
+}
+
+/// What came of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// Simulated time.
+    pub simulated: Duration,
+    /// Faults that were injected.
+    pub faults: u64,
+    /// Records that were handed to producers.
+    pub sent: u64,
+    /// Records that were acknowledged.
+    pub acknowledged: u64,
+    /// Records that readers were given, the drain not counted.
+    pub read: u64,
+    /// What went wrong, a sentence each.
+    pub anomalies: Vec<String>,
+    /// A hash of all that was said and seen.
+    pub digest: u64,
+    /// How much that was.
+    pub events: u64,
+}
+
+impl Outcome {
+    /// As one line, for the parent process.
+    pub fn encode(&self) -> String {
+        let Outcome { simulated, faults, sent, acknowledged, read, anomalies, digest, events } = self;
+        json!({
+            "simulated": simulated.as_millis() as u64, "faults": faults, "sent": sent, "acknowledged": acknowledged,
+            "read": read, "anomalies": anomalies, "digest": digest, "events": events,
+        })
+        .to_string()
+    }
+
+    /// What [`encode`](Outcome::encode) wrote.
+    pub fn decode(text: &str) -> Option<Outcome> {
+        let value: Value = serde_json::from_str(text).ok()?;
+        let number = |name: &str| value[name].as_u64();
+        Some(Outcome {
+            simulated: Duration::from_millis(number("simulated")?),
+            faults: number("faults")?,
+            sent: number("sent")?,
+            acknowledged: number("acknowledged")?,
+            read: number("read")?,
+            anomalies: value["anomalies"]
+                .as_array()?
+                .iter()
+                .filter_map(|a| a.as_str().map(str::to_owned))
+                .collect(),
+            digest: number("digest")?,
+            events: number("events")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_and_outcomes_pass_between_processes() {
+        let plan = Plan { planted: Some("a bug".into()), ..Plan::new(u64::MAX) };
+        assert_eq!(Plan::decode(&plan.encode()), Some(plan));
+        let outcome =
+            Outcome { faults: 3, digest: u64::MAX, anomalies: vec!["one".into()], ..Outcome::default() };
+        assert_eq!(Outcome::decode(&outcome.encode()), Some(outcome));
+        assert_eq!(Outcome::decode("panicked"), None);
+    }
+}
