@@ -99,7 +99,7 @@ impl Client {
     pub(crate) async fn refresh(&self, topic: &str) -> Result<Arc<TopicMetadata>, ClientError> {
         let request = proto::MetadataRequest { topics: vec![topic.to_owned()] };
         let answer = self
-            .call(|channel| {
+            .call_quick(|channel| {
                 let request = request.clone();
                 async move {
                     let service = ClusterServiceClient::new(channel);

@@ -10,7 +10,8 @@ pub struct ClientConfig {
     pub bootstrap: Vec<String>,
     /// Names this program in the brokers' logs (`client.id`). Default `thalweg-client`.
     pub client_id: String,
-    /// How long a TCP connection may take to open (`socket.connection.setup.timeout.ms`). Default 5 s.
+    /// How long the first connection to a cluster may take, and a TCP connection to one broker, that one 3 s at most
+    /// (`socket.connection.setup.timeout.ms`). Default 5 s.
     pub connect_timeout: Duration,
     /// How long one call may take, retries included (`request.timeout.ms`). Default 30 s.
     pub request_timeout: Duration,

@@ -36,7 +36,7 @@ mod producer;
 mod raw;
 mod reader;
 
-pub use admin::{Admin, NewTopic};
+pub use admin::{Admin, BrokerReport, NewTopic};
 pub use client::Client;
 pub use config::{ClientConfig, Isolation, Start};
 pub use error::{ClientError, ConfigError};

@@ -2,12 +2,16 @@
 
 use std::io;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+static ID: LazyLock<String> = LazyLock::new(|| {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{:x}-{:x}", std::process::id(), since_epoch.as_nanos())
+});
 
 /// A moment's look at the process.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +24,11 @@ pub struct ProcessStats {
     pub uptime: Duration,
     /// Open file descriptors. `None` where the system does not tell.
     pub open_fds: Option<u64>,
+}
+
+/// A name for this process that no other has, here or on another machine: its number and when it was first asked for.
+pub fn process_id() -> &'static str {
+    &ID
 }
 
 /// Reads the process's numbers. Costs a few small system files; meant for once a second, not for a hot path.

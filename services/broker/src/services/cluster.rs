@@ -11,7 +11,7 @@ use thalweg_core::MetadataVersion;
 use thalweg_proto::v1::cluster_service_server::ClusterService;
 use thalweg_proto::{ApiError, v1};
 use thalweg_runtime::blocking;
-use thalweg_runtime::process::process_stats;
+use thalweg_runtime::process::{process_id, process_stats};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -105,6 +105,7 @@ fn broker(node: &Node) -> v1::DescribeBrokerResponse {
         in_flight_bytes: node.in_flight.used() as u64,
         partition_count: u32::try_from(node.replicas.len()).unwrap_or(u32::MAX),
         log_directories: directories.collect(),
+        process_id: process_id().to_owned(),
     }
 }
 

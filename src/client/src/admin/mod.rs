@@ -1,8 +1,11 @@
-//! Creates, describes and changes topics, and describes the cluster.
+//! Creates, describes and changes topics and the cluster.
 
+mod cluster;
 mod offsets;
+mod placement;
 mod topics;
 
+pub use cluster::BrokerReport;
 pub(crate) use offsets::resolve;
 
 use crate::client::MAX_CONTROL_MESSAGE;
@@ -43,22 +46,6 @@ impl NewTopic {
 impl Admin {
     pub(crate) fn new(client: Client) -> Admin {
         Admin { client }
-    }
-
-    /// The cluster: brokers, controllers, counts.
-    pub async fn describe_cluster(&self) -> Result<proto::DescribeClusterResponse, ClientError> {
-        self.client
-            .call(|channel| async move {
-                cluster(channel).describe_cluster(proto::DescribeClusterRequest {}).await
-            })
-            .await
-    }
-
-    /// The view that the broker that answers has of itself.
-    pub async fn describe_broker(&self) -> Result<proto::DescribeBrokerResponse, ClientError> {
-        self.client
-            .call(|channel| async move { cluster(channel).describe_broker(proto::DescribeBrokerRequest {}).await })
-            .await
     }
 }
 

@@ -14,6 +14,9 @@ use tonic::{Response, Status};
 
 /// The shortest time that a broker has to answer, unless the whole call has less.
 const MIN_ATTEMPT: Duration = Duration::from_secs(1);
+/// The longest time that a broker has to tell what it knows already. A producer whose leader died waits for this, and the broker
+/// that is asked first may have died with it.
+const QUICK_ATTEMPT: Duration = Duration::from_secs(2);
 
 impl Client {
     /// Calls brokers, one after the other, until one answers, refuses for good, or `request_timeout` has passed. One
@@ -28,6 +31,23 @@ impl Client {
 
     /// The same with another limit of time.
     pub(crate) async fn call_within<T, F, Fut>(&self, limit: Duration, call: F) -> Result<T, ClientError>
+    where
+        F: Fn(Channel) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.call_each(limit, Duration::MAX, call).await
+    }
+
+    /// The same for what any broker answers out of its memory: one that does not within 2 s is passed over.
+    pub(crate) async fn call_quick<T, F, Fut>(&self, call: F) -> Result<T, ClientError>
+    where
+        F: Fn(Channel) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.call_each(self.config().request_timeout, QUICK_ATTEMPT, call).await
+    }
+
+    async fn call_each<T, F, Fut>(&self, limit: Duration, most: Duration, call: F) -> Result<T, ClientError>
     where
         F: Fn(Channel) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
@@ -52,7 +72,7 @@ impl Client {
                 if !tried.contains(endpoint) {
                     tried.push(Arc::clone(endpoint));
                 }
-                let attempt = share(deadline.saturating_duration_since(Instant::now()), left);
+                let attempt = share(deadline.saturating_duration_since(Instant::now()), left).min(most);
                 let outcome = match tokio::time::timeout(attempt, call(channel)).await {
                     Ok(outcome) => outcome,
                     Err(_) => {

@@ -17,10 +17,14 @@ const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;
 /// The largest HTTP/2 frame that is accepted.
 const MAX_FRAME: u32 = 1 << 20;
-/// A silent connection is probed after this.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// A silent connection is probed after this. With the probe's own time it stays below a broker's session of 9 s: when the cluster
+/// has given a black-holed broker's partitions to others, its clients have noticed.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// A probe without answer closes the connection after this.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A TCP connection that is not open after this, one repeated SYN included, is given up, however much time the settings give: the
+/// leader may be another one by then.
+const MAX_DIAL: Duration = Duration::from_secs(3);
 
 /// A byte stream to a broker.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -74,7 +78,7 @@ impl Channels {
         let channel = self.endpoint(endpoint)?.connect_with_connector_lazy(Bridge {
             connector: Arc::clone(&self.connector),
             endpoint: Arc::clone(endpoint),
-            timeout: self.config.connect_timeout,
+            timeout: self.config.connect_timeout.min(MAX_DIAL),
         });
         open.insert((purpose, Arc::clone(endpoint)), channel.clone());
         Ok(channel)
