@@ -28,6 +28,8 @@ pub const LEADER_IMBALANCE_PERCENT: u32 = 10;
 pub const MAX_MOVES_PER_BROKER: usize = 5;
 /// Partitions that get new replicas at once in the whole cluster.
 pub const MAX_MOVES: usize = 20;
+/// How long a controller that is added may take to be reached and to get the log.
+pub const CATCH_UP: Duration = Duration::from_secs(45);
 /// How long a request waits for the Raft group.
 pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long open calls may take to end when the controller stops.
@@ -101,6 +103,8 @@ pub struct ControllerConfig {
     pub max_moves_per_broker: usize,
     /// Partitions that get new replicas at once in the whole cluster. Default 20.
     pub max_moves: usize,
+    /// How long a controller that is added may take to be reached and to get the log. Default 45 s.
+    pub catch_up: Duration,
     /// The length of a tick of the Raft group; an election begins after 10 to 20 without a leader. Default 100 ms.
     pub raft_tick: Duration,
 }
@@ -124,6 +128,7 @@ impl ControllerConfig {
             auto_balance: true,
             max_moves_per_broker: MAX_MOVES_PER_BROKER,
             max_moves: MAX_MOVES,
+            catch_up: CATCH_UP,
             raft_tick: Duration::from_millis(100),
         }
     }

@@ -4,10 +4,11 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use thalweg_core::ErrorCode;
 use thalweg_core::metadata::Command;
 use thalweg_proto::ApiError;
+use tokio::time::Instant;
 
 /// Bytes that must be available for a change of metadata.
 const KEEP_FREE: u64 = 16 * 1024 * 1024;
@@ -38,6 +39,11 @@ impl Disk {
             let found = rustix::fs::statvfs(&folder).ok()?;
             Some(found.f_bavail.saturating_mul(found.f_frsize))
         }))
+    }
+
+    /// A disk that is never full: none at all.
+    pub fn boundless() -> Disk {
+        Disk::probed(Box::new(|| None))
     }
 
     fn probed(probe: Probe) -> Disk {
@@ -79,6 +85,8 @@ fn is_urgent(command: &Command) -> bool {
             | Command::UnfenceBroker(_)
             | Command::BeginControlledShutdown(_)
             | Command::DeleteTopic(_)
+            | Command::AlterPartition(_)
+            | Command::AlterPartitions(_)
     )
 }
 

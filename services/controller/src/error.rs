@@ -22,7 +22,7 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
-    /// The store cannot be opened: in use, of another cluster, of a newer format.
+    /// The store cannot be opened: in use, of another node, of a newer format.
     #[error("the controller's store cannot be opened: {0}")]
     Store(#[from] StoreError),
     /// The Raft node cannot start.
@@ -31,12 +31,26 @@ pub enum StartError {
     /// The address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The socket does not say where it listens.
+    #[error("the controller's socket has no address: {0}")]
+    Listener(io::Error),
     /// The gRPC server's settings are wrong.
     #[error(transparent)]
     Server(#[from] BuildError),
-    /// The group did not take the first command.
-    #[error("the cluster's metadata cannot be founded: {0}")]
-    Found(String),
+    /// The work of starting was stopped.
+    #[error("the controller's start was interrupted: {0}")]
+    Interrupted(String),
+}
+
+impl StartError {
+    /// Whether the folder is in use by another process.
+    pub fn is_in_use(&self) -> bool {
+        let in_use = |error: &StoreError| matches!(error, StoreError::InUse { .. });
+        match self {
+            StartError::Store(error) | StartError::Raft(RaftFailure::Store(error)) => in_use(error),
+            _ => false,
+        }
+    }
 }
 
 /// What ended a controller that was not told to stop.

@@ -3,27 +3,48 @@
 use crate::feed::Feed;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use thalweg_core::metadata::{MetadataImage, Refusal, Response, apply, codec};
-use thalweg_core::{ErrorCode, MetadataVersion};
+use thalweg_core::{ClusterId, ErrorCode, MetadataVersion};
 use thalweg_raft::{RestoreError, StateMachine};
 
 /// What everyone but the Raft node reads.
 pub struct Published {
     image: ArcSwap<MetadataImage>,
+    cluster_id: OnceLock<ClusterId>,
     /// The commands behind the image.
     pub feed: Feed,
 }
 
 impl Published {
-    /// Nothing yet.
-    pub fn new() -> Arc<Published> {
-        Arc::new(Published { image: ArcSwap::from_pointee(MetadataImage::new()), feed: Feed::new() })
+    /// Nothing yet, but perhaps the cluster that the store belongs to.
+    pub fn new(cluster_id: Option<ClusterId>) -> Arc<Published> {
+        let known = OnceLock::new();
+        if let Some(cluster_id) = cluster_id {
+            known.get_or_init(|| cluster_id);
+        }
+        Arc::new(Published {
+            image: ArcSwap::from_pointee(MetadataImage::new()),
+            cluster_id: known,
+            feed: Feed::new(),
+        })
     }
 
     /// The newest image.
     pub fn image(&self) -> Arc<MetadataImage> {
         self.image.load_full()
+    }
+
+    /// The cluster, as soon as this controller has learned it: before the image says so, after a restart.
+    pub fn cluster_id(&self) -> Option<&ClusterId> {
+        self.cluster_id.get()
+    }
+
+    fn put(&self, image: &MetadataImage) {
+        if let Some(cluster_id) = image.cluster_id() {
+            self.cluster_id.get_or_init(|| cluster_id.clone());
+        }
+        self.image.store(Arc::new(image.clone()));
     }
 }
 
@@ -57,7 +78,7 @@ impl StateMachine for MetadataMachine {
             tracing::debug!(index, code = %refusal.code, reason = %refusal.message, "command refused");
         }
         // First the image, then the word of it: whoever hears of a version finds it.
-        self.published.image.store(Arc::new(self.image.clone()));
+        self.published.put(&self.image);
         self.published.feed.push(version, Bytes::copy_from_slice(command));
         result
     }
@@ -70,8 +91,12 @@ impl StateMachine for MetadataMachine {
         self.image =
             codec::decode_image(snapshot).map_err(|error| RestoreError { reason: error.to_string() })?;
         tracing::info!(index, version = %self.image.version(), topics = self.image.topics().len(), "metadata restored");
-        self.published.image.store(Arc::new(self.image.clone()));
+        self.published.put(&self.image);
         self.published.feed.reset(self.image.version());
         Ok(())
+    }
+
+    fn cluster_id(&self) -> Option<&ClusterId> {
+        self.image.cluster_id()
     }
 }

@@ -5,25 +5,27 @@ use crate::disk::Disk;
 use crate::machine::Published;
 use bytes::Bytes;
 use std::sync::Arc;
-use std::time::Instant;
 use thalweg_core::metadata::{Command, MetadataImage, Refusal, Response, codec, dry_run};
 use thalweg_core::{ErrorCode, MetadataVersion};
 use thalweg_proto::ApiError;
-use thalweg_raft::{RaftError, RaftHandle, RaftStatus};
+use thalweg_raft::{Membership, MembershipChange, Progress, RaftError, RaftHandle, RaftStatus};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+
+/// What the Raft node answers to a command.
+pub type Outcome = Result<Response, Refusal>;
 
 /// The Raft group, and the image that it agrees on.
 #[derive(Clone)]
 pub struct Quorum {
-    raft: RaftHandle<Result<Response, Refusal>>,
+    raft: RaftHandle<Outcome>,
     published: Arc<Published>,
     disk: Arc<Disk>,
 }
 
 impl Quorum {
     /// Puts them together. `disk` is where the group's store is.
-    pub fn new(raft: RaftHandle<Result<Response, Refusal>>, published: Arc<Published>, disk: Disk) -> Quorum {
+    pub fn new(raft: RaftHandle<Outcome>, published: Arc<Published>, disk: Disk) -> Quorum {
         Quorum { raft, published, disk: Arc::new(disk) }
     }
 
@@ -49,8 +51,13 @@ impl Quorum {
         dry_run(&*self.current_image().await?, command).map(|(response, _)| response).map_err(refused)
     }
 
-    /// Waits until the image holds all that was committed before the call, even right after an election.
+    /// Waits until the image holds all that was committed before the call, even right after an election, on a follower too.
+    ///
+    /// Errors: `CONTROLLER_NOT_AVAILABLE`, at once when no leader is known.
     pub async fn current_image(&self) -> Result<Arc<MetadataImage>, ApiError> {
+        if self.raft.status().borrow().leader.is_none() {
+            return Err(no_leader());
+        }
         let read = timeout(PROPOSE_TIMEOUT, self.raft.read_index()).await;
         let late = |_| {
             ApiError::new(
@@ -72,16 +79,39 @@ impl Quorum {
         self.raft.status()
     }
 
-    /// Refuses until the image holds what was committed before this node started: an older one could lack a topic that lives,
-    /// or show one that is gone.
+    /// Whether this node leads and its image holds everything committed before it led.
+    pub fn is_serving(&self) -> bool {
+        self.raft.status().borrow().serving
+    }
+
+    /// Changes the members of the group.
     ///
-    /// Errors: `CONTROLLER_NOT_AVAILABLE`.
-    pub fn check_current(&self) -> Result<(), ApiError> {
-        if is_current(&self.raft.status().borrow()) {
-            return Ok(());
+    /// Errors: `INVALID_VOTERS` for a change that cannot be, or while another is under way.
+    pub async fn change_membership(&self, change: MembershipChange) -> Result<Membership, ApiError> {
+        let changed = timeout(PROPOSE_TIMEOUT, self.raft.change_membership(change)).await;
+        let late = |_| {
+            let message =
+                "the controllers did not agree in time; the change may still happen: look before you retry";
+            ApiError::new(ErrorCode::RequestTimedOut, message)
+        };
+        changed.map_err(late)?.map_err(|error| match error {
+            RaftError::MembershipChangeRefused { .. } | RaftError::MembershipChangeInProgress => {
+                ApiError::new(ErrorCode::InvalidVoters, error.to_string())
+            }
+            other => unavailable(&other),
+        })
+    }
+
+    /// How far each member is; the leader knows.
+    pub async fn progress(&self) -> Result<Vec<Progress>, ApiError> {
+        self.raft.progress().await.map_err(|error| unavailable(&error))
+    }
+
+    /// Hands leadership to another voter, if there is one that answers.
+    pub async fn hand_over(&self) {
+        if let Err(error) = self.raft.hand_over().await {
+            tracing::debug!(%error, "leadership not handed over");
         }
-        let message = "this controller does not hold all of the metadata yet; try again";
-        Err(ApiError::new(ErrorCode::ControllerNotAvailable, message))
     }
 
     /// Stops the node.
@@ -90,14 +120,19 @@ impl Quorum {
     }
 }
 
-/// A leader knows when it is; a follower is when it has applied all that its leader told it is committed.
-fn is_current(status: &RaftStatus) -> bool {
-    let follows = status.leader.is_some_and(|leader| leader != status.node_id);
-    status.serving || (follows && status.applied >= status.commit)
+/// Nobody can decide anything at the moment.
+pub fn no_leader() -> ApiError {
+    let message = "no controller leads at the moment; try again";
+    ApiError::new(ErrorCode::ControllerNotAvailable, message)
 }
 
 fn unavailable(error: &RaftError) -> ApiError {
-    ApiError::new(error.code(), error.to_string())
+    let code = match error {
+        // To be sent again, to whichever controller; for callers NOT_LEADER speaks of partitions.
+        RaftError::NotLeader { .. } => ErrorCode::ControllerNotAvailable,
+        other => other.code(),
+    };
+    ApiError::new(code, error.to_string())
 }
 
 fn refused(refusal: Refusal) -> ApiError {
@@ -111,18 +146,12 @@ fn refused(refusal: Refusal) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use thalweg_core::NodeId;
+    use thalweg_core::{NodeId, Retriable};
 
     #[test]
-    fn metadata_is_told_only_once_all_that_was_committed_is_applied() {
-        // Right after a start: what the last snapshot held, and entries behind it of which nobody says yet that they count.
-        let restarted = RaftStatus { node_id: NodeId(1), commit: 7, applied: 7, ..RaftStatus::default() };
-        assert!(!is_current(&restarted));
-        let elected = RaftStatus { leader: Some(NodeId(1)), ..restarted.clone() };
-        assert!(!is_current(&elected));
-        assert!(is_current(&RaftStatus { serving: true, applied: 9, commit: 9, ..elected }));
-        let follower = RaftStatus { leader: Some(NodeId(2)), commit: 9, ..restarted };
-        assert!(!is_current(&follower));
-        assert!(is_current(&RaftStatus { applied: 9, ..follower }));
+    fn whoever_asked_the_wrong_controller_may_try_again() {
+        let error = unavailable(&RaftError::NotLeader { leader: Some(NodeId(2)) });
+        assert_eq!((error.code, error.retriable()), (ErrorCode::ControllerNotAvailable, Retriable::Yes));
+        assert_eq!(unavailable(&RaftError::OutcomeUnknown).code, ErrorCode::RequestTimedOut);
     }
 }

@@ -130,3 +130,41 @@ pub trait RaftStore: Send + 'static {
     /// Forgets the entries up to and including `index`, which a snapshot must cover. No-op if they are gone.
     fn compact(&mut self, index: u64) -> Result<(), StoreError>;
 }
+
+impl<S: RaftStore + ?Sized> RaftStore for Box<S> {
+    fn identity(&self) -> &Identity {
+        (**self).identity()
+    }
+
+    fn learn_cluster(&mut self, cluster_id: &ClusterId) -> Result<(), StoreError> {
+        (**self).learn_cluster(cluster_id)
+    }
+
+    fn begin_incarnation(&mut self) -> Result<u64, StoreError> {
+        (**self).begin_incarnation()
+    }
+
+    fn summary(&self) -> Result<Summary, StoreError> {
+        (**self).summary()
+    }
+
+    fn entries(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<LogEntry>, StoreError> {
+        (**self).entries(low, high, max_bytes)
+    }
+
+    fn term(&self, index: u64) -> Result<u64, StoreError> {
+        (**self).term(index)
+    }
+
+    fn snapshot(&self) -> Result<Option<Snapshot>, StoreError> {
+        (**self).snapshot()
+    }
+
+    fn write(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
+        (**self).write(batch)
+    }
+
+    fn compact(&mut self, index: u64) -> Result<(), StoreError> {
+        (**self).compact(index)
+    }
+}

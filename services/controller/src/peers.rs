@@ -1,0 +1,130 @@
+//! Where the controllers are reached.
+
+use crate::config::Voter;
+use crate::machine::Published;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use thalweg_core::NodeId;
+use thalweg_core::metadata::Endpoint;
+use thalweg_core::metadata::limits::MAX_CONTROLLERS;
+use tokio::sync::watch;
+
+/// The addresses of the controllers, from three sources: the metadata, what this controller was told at its start, and what
+/// the others say of themselves.
+pub struct Peers {
+    node_id: NodeId,
+    own: Endpoint,
+    listed: BTreeMap<NodeId, Endpoint>,
+    heard: Mutex<BTreeMap<NodeId, Endpoint>>,
+    changed: watch::Sender<u64>,
+    published: Arc<Published>,
+}
+
+impl Peers {
+    /// Those listed at the start, and this one at `own`.
+    pub fn new(node_id: NodeId, own: Endpoint, listed: &[Voter], published: Arc<Published>) -> Peers {
+        Peers {
+            node_id,
+            own,
+            listed: listed.iter().map(|voter| (voter.id, voter.endpoint.clone())).collect(),
+            heard: Mutex::default(),
+            changed: watch::Sender::new(0),
+            published,
+        }
+    }
+
+    /// This controller.
+    pub fn node_id(&self) -> NodeId {
+        self.node_id
+    }
+
+    /// Where this controller is reached.
+    pub fn own(&self) -> &Endpoint {
+        &self.own
+    }
+
+    /// A controller says where it is.
+    pub fn hear(&self, id: NodeId, endpoint: Endpoint) {
+        let mut heard = self.heard();
+        let full = heard.len() >= MAX_CONTROLLERS && !heard.contains_key(&id);
+        if full || id == self.node_id || heard.get(&id) == Some(&endpoint) {
+            return;
+        }
+        heard.insert(id, endpoint);
+        drop(heard);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Changes whenever a controller says something new of itself.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// What a controller said of itself last; else what this one was told at its start.
+    pub fn claimed(&self, id: NodeId) -> Option<Endpoint> {
+        if id == self.node_id {
+            return Some(self.own.clone());
+        }
+        self.heard().get(&id).or_else(|| self.listed.get(&id)).cloned()
+    }
+
+    /// Every address that a controller may have, the best first. An address that does not answer leads to the next: after all
+    /// controllers have moved, the metadata names addresses that are gone.
+    pub fn candidates(&self, id: NodeId) -> Vec<Endpoint> {
+        let image = self.published.image();
+        let noted = image.controllers().find(|(known, _)| *known == id).map(|(_, endpoint)| endpoint.clone());
+        let heard = self.heard().get(&id).cloned();
+        let mut found: Vec<Endpoint> = Vec::new();
+        for endpoint in [noted, self.listed.get(&id).cloned(), heard].into_iter().flatten() {
+            if !found.contains(&endpoint) {
+                found.push(endpoint);
+            }
+        }
+        found
+    }
+
+    /// The best address of a controller.
+    pub fn endpoint(&self, id: NodeId) -> Option<Endpoint> {
+        if id == self.node_id {
+            return Some(self.own.clone());
+        }
+        self.candidates(id).into_iter().next()
+    }
+
+    fn heard(&self) -> MutexGuard<'_, BTreeMap<NodeId, Endpoint>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Endpoint {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_controllers_own_word_comes_after_what_was_noted_and_listed() {
+        let listed: Vec<Voter> = ["1@a:1", "2@b:1"].map(|text| text.parse().unwrap()).to_vec();
+        let peers = Peers::new(NodeId(1), at("a:1"), &listed, Published::new(None));
+        let mut changes = peers.changes();
+        assert_eq!(peers.candidates(NodeId(2)), [at("b:1")]);
+        assert_eq!(peers.endpoint(NodeId(3)), None);
+        peers.hear(NodeId(3), at("c:1"));
+        peers.hear(NodeId(2), at("b:2"));
+        peers.hear(NodeId(1), at("nonsense:1"));
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        peers.hear(NodeId(2), at("b:2"));
+        assert!(!changes.has_changed().unwrap(), "no news");
+        assert_eq!(peers.candidates(NodeId(2)), [at("b:1"), at("b:2")]);
+        assert_eq!(peers.claimed(NodeId(2)), Some(at("b:2")));
+        assert_eq!(peers.endpoint(NodeId(3)), Some(at("c:1")));
+        assert_eq!(peers.claimed(NodeId(1)), Some(at("a:1")));
+        for id in 10..100 {
+            peers.hear(NodeId(id), at("d:1"));
+        }
+        assert!(peers.heard().len() <= MAX_CONTROLLERS);
+    }
+}

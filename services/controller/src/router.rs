@@ -1,0 +1,157 @@
+//! Any controller takes any call: what only the leader may decide goes on to it.
+
+use crate::config::PROPOSE_TIMEOUT;
+use crate::peers::Peers;
+use crate::quorum::{Quorum, no_leader};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use thalweg_core::metadata::Endpoint;
+use thalweg_core::{ErrorCode, NodeId};
+use thalweg_proto::ApiError;
+use thalweg_raft::Role;
+use thalweg_runtime::{Dialer, RequestDeadline};
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+
+/// Marks a call that was forwarded: it is not forwarded again, so that two controllers that each take the other for the leader
+/// do not pass it to and fro.
+const FORWARDED: &str = "thalweg-forwarded";
+/// The largest answer that is passed on.
+pub const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// Where a call goes.
+pub enum Route<T> {
+    /// This controller leads.
+    Here(Request<T>),
+    /// Another one does; the request is ready to be sent there.
+    There(Channel, Request<T>),
+}
+
+/// Finds the leader for calls that need it.
+#[derive(Clone)]
+pub struct Router {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    quorum: Quorum,
+    peers: Arc<Peers>,
+    dialer: Dialer,
+    leader: Mutex<Option<(NodeId, Endpoint, Channel)>>,
+    /// Connections that failed in a row; they walk through the leader's addresses.
+    failures: AtomicUsize,
+}
+
+impl Router {
+    /// Routes by what `quorum` says.
+    pub fn new(quorum: Quorum, peers: Arc<Peers>, dialer: Dialer) -> Router {
+        let shared =
+            Shared { quorum, peers, dialer, leader: Mutex::default(), failures: AtomicUsize::default() };
+        Router { shared: Arc::new(shared) }
+    }
+
+    /// Decides where the call goes.
+    ///
+    /// Errors: `CONTROLLER_NOT_AVAILABLE` while no leader is known, or to a call that was forwarded here by mistake.
+    pub fn route<T>(&self, request: Request<T>) -> Result<Route<T>, ApiError> {
+        let (role, leader) = {
+            let status = self.shared.quorum.status();
+            let status = status.borrow();
+            (status.role, status.leader)
+        };
+        if role == Role::Leader {
+            return Ok(Route::Here(request));
+        }
+        let leader = leader.filter(|leader| *leader != self.shared.peers.node_id()).ok_or_else(no_leader)?;
+        if request.metadata().contains_key(FORWARDED) {
+            return Err(no_leader());
+        }
+        let channel = self.channel(leader)?;
+        let timeout = request
+            .extensions()
+            .get::<RequestDeadline>()
+            .map_or(PROPOSE_TIMEOUT, |deadline| deadline.remaining());
+        let mut forwarded = Request::new(request.into_inner());
+        forwarded.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
+        forwarded.set_timeout(timeout);
+        Ok(Route::There(channel, forwarded))
+    }
+
+    /// Lets a call that was forwarded here be forwarded once more: this controller led when it came.
+    pub fn allow_again<T>(request: &mut Request<T>) {
+        request.metadata_mut().remove(FORWARDED);
+    }
+
+    /// What the leader answered, in the words of this controller where the leader said nothing.
+    pub fn answered<T>(&self, answer: Result<Response<T>, Status>) -> Result<Response<T>, Status> {
+        let status = match answer {
+            Ok(response) => {
+                self.shared.failures.store(0, Ordering::Relaxed);
+                return Ok(Response::new(response.into_inner()));
+            }
+            Err(status) => status,
+        };
+        if let Some(error) = ApiError::from_status(&status) {
+            self.shared.failures.store(0, Ordering::Relaxed);
+            return Err(error.to_status());
+        }
+        let error = match status.code() {
+            Code::DeadlineExceeded | Code::Cancelled => ApiError::new(
+                ErrorCode::RequestTimedOut,
+                "the leading controller did not answer in time; the change may still happen: look before you retry",
+            ),
+            _ => {
+                self.shared.failures.fetch_add(1, Ordering::Relaxed);
+                *self.shared.leader.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                ApiError::new(
+                    ErrorCode::ControllerNotAvailable,
+                    format!("the leading controller cannot be reached ({}); try again", status.message()),
+                )
+            }
+        };
+        Err(error.to_status())
+    }
+
+    /// The connection to the leader, kept for as long as it is the leader.
+    fn channel(&self, leader: NodeId) -> Result<Channel, ApiError> {
+        let shared = &self.shared;
+        let candidates = shared.peers.candidates(leader);
+        let at = shared.failures.load(Ordering::Relaxed).checked_rem(candidates.len());
+        let endpoint = at.and_then(|at| candidates.into_iter().nth(at)).ok_or_else(|| {
+            let message = format!("the address of controller {leader}, which leads, is not known; try again");
+            ApiError::new(ErrorCode::ControllerNotAvailable, message)
+        })?;
+        let mut kept = shared.leader.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((id, address, channel)) = &*kept
+            && *id == leader
+            && *address == endpoint
+        {
+            return Ok(channel.clone());
+        }
+        let channel = shared.dialer.channel(&endpoint.to_string()).map_err(|error| {
+            ApiError::new(ErrorCode::ControllerNotAvailable, format!("controller {leader}: {error}"))
+        })?;
+        *kept = Some((leader, endpoint, channel.clone()));
+        Ok(channel)
+    }
+}
+
+/// Serves a call here with `$here(request)` if this controller leads, else passes it on by the client's method.
+macro_rules! routed {
+    ($router:expr, $request:expr, $client:ident :: $method:ident, $here:expr) => {
+        match $router.route($request)? {
+            $crate::router::Route::Here(request) => match $here(request.into_inner()).await {
+                Ok(response) => Ok(tonic::Response::new(response)),
+                Err(error) => Err(tonic::Status::from(error)),
+            },
+            $crate::router::Route::There(channel, request) => {
+                let mut client = $client::new(channel)
+                    .max_decoding_message_size($crate::router::MAX_ANSWER_BYTES)
+                    .max_encoding_message_size($crate::router::MAX_ANSWER_BYTES);
+                $router.answered(client.$method(request).await)
+            }
+        }
+    };
+}
+pub(crate) use routed;
