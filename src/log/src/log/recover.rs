@@ -5,8 +5,12 @@ use crate::config::LogConfig;
 use crate::error::{OpenError, StorageError};
 use crate::leader_epoch::EpochStart;
 use crate::segment::{BatchScan, Home, ScanError, Scanned, Segment};
+use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
 use thalweg_core::Offset;
+
+/// Bytes that are read and written again at once.
+const REWRITE_CHUNK: usize = 256 << 10;
 
 /// What a scan found.
 pub(super) struct Recovered {
@@ -24,6 +28,8 @@ pub(super) struct Recovered {
 struct Scan {
     /// Bytes of good batches.
     size: u64,
+    /// Where the first batch begins that was perhaps never synced.
+    unsynced: u64,
     end: Offset,
     /// Why it is not good to its end.
     damage: Option<String>,
@@ -54,27 +60,30 @@ pub(super) fn recover(
             remove_from(home, &mut segments, i, &reason, report)?;
             break;
         }
-        let scan = scan(&segment, config, &mut epochs)?;
+        let scan = scan(&segment, recovery_point, config, &mut epochs)?;
         report.scanned_segments += 1;
         end = scan.end;
         let is_last = i + 1 == segments.len();
         if let Some(reason) = &scan.damage {
             cut(home, &segment, &scan, reason, report)?;
             remove_from(home, &mut segments, i + 1, reason, report)?;
-        } else {
-            // A killed process leaves good batches that only the page cache holds.
-            segment.sync()?;
         }
+        write_again(&segment, &scan)?;
         store_index(home, &segment, is_last || scan.damage.is_some());
         i += 1;
     }
     Ok(Recovered { segments, end, scanned_from, epochs })
 }
 
-fn scan(segment: &Segment, config: &LogConfig, epochs: &mut Vec<EpochStart>) -> Result<Scan, OpenError> {
+fn scan(
+    segment: &Segment,
+    recovery_point: Offset,
+    config: &LogConfig,
+    epochs: &mut Vec<EpochStart>,
+) -> Result<Scan, OpenError> {
     let file = segment.open_file()?;
     let mut index = segment.new_index();
-    let mut scan = Scan { size: 0, end: segment.base(), damage: None };
+    let mut scan = Scan { size: 0, unsynced: 0, end: segment.base(), damage: None };
     let mut batches = BatchScan::checked(&*file, 0, segment.size());
     loop {
         match batches.next() {
@@ -86,6 +95,9 @@ fn scan(segment: &Segment, config: &LogConfig, epochs: &mut Vec<EpochStart>) -> 
                 }
                 segment.note_in(&mut index, &batch);
                 (scan.size, scan.end) = (batch.end(), batch.header.next_offset());
+                if scan.end <= recovery_point {
+                    scan.unsynced = scan.size;
+                }
             }
             Ok(Some(batch)) => {
                 let found = batch.header.base_offset;
@@ -114,6 +126,28 @@ fn continues(batch: &Scanned, expected: Offset, config: &LogConfig) -> bool {
     base == expected || (config.cleanup_compact && base > expected)
 }
 
+/// Makes the good batches stable. A killed process leaves batches that only the page cache holds, and a sync alone does not
+/// always save those: if the process was killed or ended because a sync had failed, the kernel has dropped what it could not
+/// write, or calls it clean, and the next sync succeeds without writing it. Written again, it is dirty again.
+fn write_again(segment: &Segment, scan: &Scan) -> Result<(), OpenError> {
+    let io = |err| StorageError::io("write again", &segment.path(), err);
+    let file = segment.open_file()?;
+    let mut chunk = vec![0; REWRITE_CHUNK];
+    let mut at = scan.unsynced;
+    while at < scan.size {
+        let left = usize::try_from(scan.size - at).unwrap_or(usize::MAX);
+        let part = &mut chunk[..left.min(REWRITE_CHUNK)];
+        file.read_exact_at(part, at).map_err(io)?;
+        match file.write_all_at(&mut [IoSlice::new(part)], at) {
+            // Where even what is there needs new space, a full disk must not keep a log from opening.
+            Err(err) if err.kind() == ErrorKind::StorageFull => break,
+            written => written.map_err(io)?,
+        }
+        at += part.len() as u64;
+    }
+    Ok(segment.sync()?)
+}
+
 /// Cuts a segment behind its last good batch.
 fn cut(
     home: &Home,
@@ -126,7 +160,6 @@ fn cut(
     let file = segment.open_file()?;
     let lost = file.len().map_err(io)?.saturating_sub(scan.size);
     file.set_len(scan.size).map_err(io)?;
-    segment.sync()?;
     report.cut_bytes += lost;
     report.reason.get_or_insert_with(|| reason.to_owned());
     tracing::warn!(

@@ -167,6 +167,33 @@ fn c12_a_failed_sync_is_not_tried_again_and_fences_the_directory() {
     assert!(sim.exists(Path::new("/b/.kafka_cleanshutdown")).unwrap());
 }
 
+/// The kernel keeps what it could not write in the page cache, and calls it clean: a process that starts again reads it, and a
+/// sync alone saves nothing of it.
+#[test]
+fn c12_what_is_served_after_a_failed_sync_and_a_restart_survives_a_power_cut() {
+    let (sim, storage) = sim();
+    let dirs = [PathBuf::from("/a")];
+    let config = LogConfig::default();
+    let open = || LogManager::open(storage.clone(), manager_config(&dirs), NOW, &|_| config.clone()).unwrap();
+    {
+        let manager = open();
+        let log = manager.get_or_create(&tp("t", 0), None, config.clone(), NOW).unwrap();
+        log.append_as_leader(&plain(1, 10), EPOCH, NOW).unwrap();
+        manager.run_committers();
+        log.append_as_leader(&plain(2, 10), EPOCH, NOW).unwrap();
+        sim.fail_nth_on("t-0", &[OpKind::SyncData], 1, FaultError::Io);
+        manager.run_committers();
+        assert!(log.log_is_failed());
+    }
+    let served = open().get(&tp("t", 0)).unwrap().log_end_offset();
+    assert_eq!(served, Offset(2), "the page cache has it still");
+    sim.power_cut_strict();
+    let manager = open();
+    let log = manager.get(&tp("t", 0)).unwrap();
+    assert_eq!(log.log_end_offset(), served);
+    assert_eq!(log.read(Offset(0), 1000, ReadBound::LogEnd, true).unwrap().next_offset, served);
+}
+
 #[test]
 fn c13_a_crash_or_a_full_disk_during_the_start_leaves_no_marker_for_the_next() {
     let (sim, storage) = sim();
