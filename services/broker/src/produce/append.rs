@@ -161,18 +161,15 @@ impl Write {
                 "the leader changed before the write was acknowledged; it may or may not have survived",
             ));
         };
+        // With fewer members than asked for the watermark stands still, or stands for less than was asked (KIP-966).
+        if role.isr.len() < role.settings.min_insync_replicas {
+            let error = not_enough(ErrorCode::NotEnoughReplicasAfterAppend, &role, " after the append");
+            return Progress::Failed(error);
+        }
         // The watermark alone is not enough: it may be from before write caching was switched off.
-        let stable = role.settings.write_caching || log.flushed_offset() > self.last_offset;
+        let stable = role.settings.write_caching || self.partition.stable_offset() > self.last_offset;
         if log.high_watermark() > self.last_offset && stable {
-            return if role.isr.len() < role.settings.min_insync_replicas {
-                Progress::Failed(not_enough(
-                    ErrorCode::NotEnoughReplicasAfterAppend,
-                    &role,
-                    " after the append",
-                ))
-            } else {
-                Progress::Done
-            };
+            return Progress::Done;
         }
         if log.log_is_failed() {
             return Progress::Failed(ApiError::new(
@@ -191,15 +188,10 @@ impl Write {
     /// The result as a caller is told; offsets only if it asked for any ack.
     pub fn result(&self, acks: Acks) -> v1::ProduceResult {
         let told = acks != Acks::None;
-        let flushed = self.partition.log().flushed_offset() > self.last_offset;
         let durability = match acks {
             Acks::None => None,
-            Acks::Leader => Some((1, flushed)),
-            // Without write caching nothing is done before it is flushed, on every replica.
-            Acks::All => {
-                let role = self.partition.role();
-                Some((role.isr.len(), flushed && (!role.settings.write_caching || role.isr.len() == 1)))
-            }
+            Acks::Leader => Some((1, self.partition.log().flushed_offset() > self.last_offset)),
+            Acks::All => Some((self.partition.in_sync(), self.partition.stable_offset() > self.last_offset)),
         };
         v1::ProduceResult {
             partition: self.partition.topic_partition().partition.get(),

@@ -1,15 +1,17 @@
 //! ListOffsets and DeleteRecords: where a partition begins and ends, and moving its beginning.
 
-use super::{bound_of, check_routing};
+use super::{SETTLE_PATIENCE, bound_of, check_routing, offset_not_available, settled};
 use crate::node::Node;
 use crate::refusal;
 use std::sync::Arc;
 use thalweg_core::{Offset, Timestamp};
 use thalweg_log::ReadBound;
 use thalweg_proto::{ApiError, v1};
+use thalweg_runtime::blocking;
+use tokio::time::Instant;
 
 /// Partitions in one request.
-const MAX_PARTITIONS: usize = 10_000;
+pub const MAX_PARTITIONS: usize = 10_000;
 
 /// Serves ListOffsets. Lookups by time read files, so they run on a thread that may block.
 pub async fn list_offsets(
@@ -23,6 +25,7 @@ pub async fn list_offsets(
     let reads_files = request.partitions.iter().any(|wanted| {
         wanted.spec == v1::OffsetSpec::Timestamp as i32 || wanted.spec == v1::OffsetSpec::MaxTimestamp as i32
     });
+    settle(&node, &request.partitions).await;
     let look = move || {
         let results = request.partitions.into_iter().map(|wanted| match offset_of(&node, &wanted, bound) {
             Ok(result) => Ok(result),
@@ -38,7 +41,18 @@ pub async fn list_offsets(
         });
         Ok(v1::ListOffsetsResponse { results: results.collect::<Result<_, ApiError>>()? })
     };
-    if reads_files { blocking(look).await } else { look() }
+    if reads_files { off_thread(look).await } else { look() }
+}
+
+/// Gives leaders that were just elected a moment to learn how far their partitions are committed.
+async fn settle(node: &Node, partitions: &[v1::ListOffsetsPartition]) {
+    let until = Instant::now() + SETTLE_PATIENCE;
+    for wanted in partitions.iter().filter(|wanted| wanted.spec != v1::OffsetSpec::Earliest as i32) {
+        if let Ok(partition) = node.led_here(&wanted.topic, wanted.partition) {
+            // One that is not settled then is refused by itself.
+            let _ = settled(&partition, until).await;
+        }
+    }
 }
 
 fn offset_of(
@@ -66,8 +80,13 @@ fn offset_of(
     };
     let by_time = matches!(spec, v1::OffsetSpec::Timestamp | v1::OffsetSpec::MaxTimestamp);
     // The log looks at all that it has; a caller sees what is committed.
-    let (offset, timestamp) =
-        found.filter(|(offset, _)| !by_time || *offset < end).unwrap_or((Offset::NONE, Timestamp::NONE));
+    let found = found.filter(|(offset, _)| !by_time || *offset < end);
+    // What an earlier leader told may lie above what this one may tell (catalogue 6).
+    let latest = matches!(spec, v1::OffsetSpec::Unspecified | v1::OffsetSpec::Latest);
+    if (latest || spec == v1::OffsetSpec::MaxTimestamp || found.is_none()) && partition.is_settling() {
+        return Err(offset_not_available(&partition));
+    }
+    let (offset, timestamp) = found.unwrap_or((Offset::NONE, Timestamp::NONE));
     Ok(v1::ListOffsetsResult {
         topic: wanted.topic.clone(),
         partition: wanted.partition,
@@ -86,7 +105,13 @@ pub async fn delete_records(
     check_count(request.partitions.len())?;
     check_routing(request.routing)?;
     let alone = request.partitions.len() == 1;
-    blocking(move || {
+    let until = Instant::now() + SETTLE_PATIENCE;
+    for wanted in &request.partitions {
+        if let Ok(partition) = node.led_here(&wanted.topic, wanted.partition) {
+            let _ = settled(&partition, until).await;
+        }
+    }
+    off_thread(move || {
         let results = request.partitions.into_iter().map(|wanted| match delete(&node, &wanted) {
             Ok(log_start) => Ok(v1::DeleteRecordsResult {
                 topic: wanted.topic,
@@ -121,11 +146,16 @@ fn delete(node: &Node, wanted: &v1::DeleteRecordsPartition) -> Result<Offset, Ap
         }
         before => before,
     };
+    if partition.is_settling() && (wanted.before_offset < 0 || before > high_watermark) {
+        return Err(offset_not_available(&partition));
+    }
     if before > high_watermark {
         let error = refusal::out_of_range(before, log.log_start_offset(), high_watermark);
         return Err(error.with_field("before_offset"));
     }
-    log.delete_records(before).map_err(|error| refusal::read(&error, high_watermark))
+    let start = log.delete_records(before).map_err(|error| refusal::read(&error, high_watermark))?;
+    partition.start_moved();
+    Ok(start)
 }
 
 fn check_count(partitions: usize) -> Result<(), ApiError> {
@@ -135,8 +165,8 @@ fn check_count(partitions: usize) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn blocking<T: Send + 'static>(
+async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| refusal::internal("the lookup failed", error))?
+    blocking::run(work).await.map_err(|error| refusal::internal("the lookup failed", error))?
 }

@@ -10,9 +10,12 @@ pub mod tail;
 use crate::refusal;
 use crate::replicas::Partition;
 use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
 use thalweg_core::{ErrorCode, Offset};
 use thalweg_log::ReadBound;
 use thalweg_proto::{ApiError, v1};
+use tokio::time::Instant;
 
 /// How records come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +129,41 @@ impl Chunk {
             data: Some(self.data),
         }
     }
+}
+
+/// How long a caller waits for a leader that was just elected to learn how far its partition is committed. One round trip with
+/// its followers usually, before it is told to come back.
+pub const SETTLE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Waits until the partition's high watermark can be told: what a leader that was just elected has may be below what an earlier
+/// one told, and nobody shall see it go back (catalogue 6).
+///
+/// Errors: `OFFSET_NOT_AVAILABLE`, when it cannot be told by `until`.
+pub async fn settled(partition: &Arc<Partition>, until: Instant) -> Result<(), ApiError> {
+    if !partition.is_settling() {
+        return Ok(());
+    }
+    let (session, registration) = partition.wait_here();
+    let settled = async {
+        loop {
+            registration.acknowledge();
+            if !partition.is_settling() {
+                return;
+            }
+            session.marked().await;
+            session.take_ready(&mut Vec::new());
+        }
+    };
+    tokio::time::timeout_at(until, settled).await.map_err(|_| offset_not_available(partition))
+}
+
+/// The partition's high watermark cannot be told yet.
+pub fn offset_not_available(partition: &Partition) -> ApiError {
+    let message = format!(
+        "the leader of {} was just elected and does not know yet how far the partition is committed; retry",
+        partition.topic_partition()
+    );
+    ApiError::new(ErrorCode::OffsetNotAvailable, message)
 }
 
 /// Reads from `from` on; `None` when there is nothing to read. `scratch` holds what is inflated and is reused.

@@ -1,7 +1,7 @@
 //! Tail: a topic's plain records from a point on. HTTP/2 flow control is the only credit.
 
 use super::reader::{Reader, Turn};
-use super::{Amount, Format, Terms, bound_of};
+use super::{Amount, Format, SETTLE_PATIENCE, Terms, bound_of, settled};
 use crate::node::{Node, unknown_topic};
 use crate::refusal;
 use crate::replicas::Partition;
@@ -12,6 +12,8 @@ use std::sync::Arc;
 use thalweg_core::{Offset, Timestamp};
 use thalweg_log::ReadBound;
 use thalweg_proto::{ApiError, v1};
+use thalweg_runtime::blocking;
+use tokio::time::Instant;
 use tonic::Status;
 
 /// Partitions in one request.
@@ -27,8 +29,14 @@ pub async fn tail(
     let bound = bound_of(request.isolation_level)?;
     let start = Start::of(&request)?;
     let partitions = partitions(&node, &request)?;
+    if request.until_end || !matches!(start, Start::Earliest | Start::Offset(_)) {
+        let until = Instant::now() + SETTLE_PATIENCE;
+        for partition in &partitions {
+            settled(partition, until).await?;
+        }
+    }
     // Lookups by time read files.
-    let starts = tokio::task::spawn_blocking(move || {
+    let starts = blocking::run(move || {
         partitions
             .into_iter()
             .map(|partition| start.offset(&partition, bound).map(|offset| (partition, offset)))
@@ -93,7 +101,11 @@ impl Start {
         match self {
             Start::Latest => Ok(end),
             Start::Earliest => Ok(log.log_start_offset()),
-            Start::Offset(offset) if offset < log.log_start_offset() || offset > end => {
+            // Behind the high watermark is what a reader waits for; a leader that was just elected may have less of it than told.
+            Start::Offset(offset)
+                if offset < log.log_start_offset()
+                    || (offset > end && !(partition.is_settling() && offset <= log.log_end_offset())) =>
+            {
                 Err(refusal::out_of_range(offset, log.log_start_offset(), end))
             }
             Start::Offset(offset) => Ok(offset),

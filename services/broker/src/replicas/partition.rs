@@ -218,6 +218,11 @@ impl Partition {
         }
     }
 
+    /// To be called when the log's start has moved by a request: the followers shall hear of it.
+    pub fn start_moved(&self) {
+        self.followers.mark_all();
+    }
+
     /// To be called when a follower's log has taken what came, and when only the leader's high watermark came: takes the high
     /// watermark as far as the log goes, and asks for an fsync where the topic wants one. When that is through, the slots that
     /// are [registered](Partition::register) are marked.

@@ -239,7 +239,8 @@ impl LeaderState {
 
     /// Whether a follower outside of the ISR has come far enough that [`propose`](LeaderState::propose) should be asked.
     pub fn may_join(&self, id: BrokerId, high_watermark: Offset, now: Instant) -> bool {
-        let outside = !self.isr.contains(&id);
+        let asked = self.proposal.as_ref().is_some_and(|p| p.isr.iter().any(|member| member.id == id));
+        let outside = !asked && !self.isr.contains(&id);
         let close = |follower: &Follower| {
             follower.holds(self.write_caching, high_watermark, self.epoch_start)
                 || (follower.held_since.is_none() && self.is_close(follower, now))
@@ -417,3 +418,6 @@ impl Follower {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

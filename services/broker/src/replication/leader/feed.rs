@@ -1,0 +1,361 @@
+//! One follower's stream: one state machine that the response polls. It reads while there are credit and data, and sleeps until
+//! a mark, a word of the follower or the shutdown otherwise.
+//!
+//! ```text
+//!   Partition.appended ──mark──► Session ──► Feed: read ──► PartitionNews (batches as they lie in the log)
+//!                                              ▲
+//!   inbound task: follow, unfollow, credit ────┘      positions go straight to the partitions
+//! ```
+
+use super::admission::out_of_range;
+use crate::node::Node;
+use crate::refusal;
+use crate::replicas::{Partition, Registration, Session};
+use futures_util::{Stream, stream};
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use thalweg_core::{ErrorCode, LeaderEpoch, Offset};
+use thalweg_log::{LogRead, ReadBound, ReadError};
+use thalweg_proto::internal::v1 as internal;
+use thalweg_proto::internal::v1::partition_end::Reason;
+use thalweg_proto::ApiError;
+use tokio::time::{Instant, Sleep};
+use tonic::Status;
+
+/// Batches of one partition in one message, in bytes; a single batch may be larger.
+const CHUNK_BYTES: usize = 1024 * 1024;
+/// How long a moved high watermark may wait for batches to travel with. Nobody reads from followers, so nobody waits for it.
+const HIGH_WATERMARK_LINGER: Duration = Duration::from_millis(20);
+
+/// What the inbound side tells the feed.
+#[derive(Debug)]
+pub enum Word {
+    /// Send this partition from here on.
+    Follow {
+        /// What it is called on the stream.
+        slot: u32,
+        /// The partition.
+        partition: Arc<Partition>,
+        /// The epoch in which it is led.
+        leader_epoch: LeaderEpoch,
+        /// The first offset to send.
+        from: Offset,
+    },
+    /// Send it no more.
+    Unfollow(u32),
+    /// A slot that never was: tell why.
+    End(u32, Reason),
+    /// The stream is over.
+    Over(Result<(), Status>),
+}
+
+/// What both sides of a stream share.
+#[derive(Debug)]
+pub struct Line {
+    words: Mutex<Vec<Word>>,
+    credit: AtomicI64,
+    session: Arc<Session>,
+}
+
+impl Line {
+    /// A line without credit.
+    pub fn new() -> Arc<Line> {
+        Arc::new(Line { words: Mutex::default(), credit: AtomicI64::new(0), session: Session::new() })
+    }
+
+    /// Tells the feed.
+    pub fn say(&self, word: Word) {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner).push(word);
+        self.session.wake();
+    }
+
+    /// Gives credit.
+    pub fn grant(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let add = |credit: i64| Some(credit.saturating_add(bytes));
+        let before = self.credit.fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
+        // One that still has credit has not stopped for want of it.
+        if before.is_ok_and(|before| before <= 0) {
+            self.session.wake();
+        }
+    }
+
+    fn has_credit(&self) -> bool {
+        self.credit.load(Ordering::Acquire) > 0
+    }
+
+    fn spend(&self, bytes: usize) {
+        self.credit.fetch_sub(i64::try_from(bytes).unwrap_or(i64::MAX), Ordering::AcqRel);
+    }
+
+    fn words(&self) -> Vec<Word> {
+        std::mem::take(&mut *self.words.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Ends a task when it is dropped.
+#[derive(Debug)]
+pub struct AbortOnDrop(pub tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The messages to one follower. `inbound` ends with them.
+pub fn serve(
+    node: Arc<Node>,
+    line: Arc<Line>,
+    inbound: AbortOnDrop,
+) -> impl Stream<Item = Result<internal::ReplicateResponse, Status>> + Send {
+    let last_call = {
+        let node = Arc::clone(&node);
+        // Until then writes that are on their way may still be acknowledged.
+        Box::pin(async move { node.last_call().await })
+    };
+    let feed = Feed {
+        line,
+        slots: HashMap::new(),
+        ready: VecDeque::new(),
+        ends: VecDeque::new(),
+        owing: Vec::new(),
+        due: VecDeque::new(),
+        marked: Vec::new(),
+        timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        armed: false,
+        last_call,
+        done: false,
+        _inbound: inbound,
+    };
+    stream::unfold(feed, |mut feed| async move {
+        let message = feed.next().await?;
+        let message = message.map(|news| internal::ReplicateResponse { partitions: vec![news] });
+        Some((message, feed))
+    })
+}
+
+struct Feed {
+    line: Arc<Line>,
+    slots: HashMap<u32, Followed>,
+    // Slots that may have batches, each at most once, in the order of their turns.
+    ready: VecDeque<u32>,
+    ends: VecDeque<internal::PartitionNews>,
+    // Slots whose follower was not told all of the high watermark yet, each at most once.
+    owing: Vec<u32>,
+    // Those of them whose time has come.
+    due: VecDeque<u32>,
+    marked: Vec<u32>,
+    timer: Pin<Box<Sleep>>,
+    armed: bool,
+    last_call: Pin<Box<dyn Future<Output = ()> + Send>>,
+    done: bool,
+    _inbound: AbortOnDrop,
+}
+
+#[derive(Debug)]
+struct Followed {
+    leader_epoch: LeaderEpoch,
+    next: Offset,
+    // What the follower was told last.
+    high_watermark: Offset,
+    log_start: Offset,
+    is_ready: bool,
+    is_owing: bool,
+    registration: Registration,
+}
+
+impl Feed {
+    async fn next(&mut self) -> Option<Result<internal::PartitionNews, Status>> {
+        loop {
+            if self.done {
+                return None;
+            }
+            if let Some(over) = self.listen() {
+                self.done = true;
+                return over.err().map(Err);
+            }
+            if let Some(end) = self.ends.pop_front() {
+                return Some(Ok(end));
+            }
+            if let Some(news) = self.batches().or_else(|| self.due_high_watermark()) {
+                return Some(Ok(news));
+            }
+            tokio::select! {
+                biased;
+                () = self.line.session.marked() => {}
+                () = self.timer.as_mut(), if self.armed => self.linger_is_over(),
+                () = self.last_call.as_mut() => {
+                    self.done = true;
+                    return Some(Err(refusal::shutting_down().to_status()));
+                }
+            }
+        }
+    }
+
+    /// Takes in what the inbound side and the partitions have to say; `Some` when the stream is over.
+    fn listen(&mut self) -> Option<Result<(), Status>> {
+        for word in self.line.words() {
+            match word {
+                Word::Follow { slot, partition, leader_epoch, from } => {
+                    let registration = partition.register_follower(self.line.session.slot(slot));
+                    let followed = Followed {
+                        leader_epoch,
+                        next: from,
+                        high_watermark: Offset::NONE,
+                        log_start: Offset::NONE,
+                        // What is there already marks nobody.
+                        is_ready: true,
+                        is_owing: false,
+                        registration,
+                    };
+                    self.slots.insert(slot, followed);
+                    self.ready.push_back(slot);
+                }
+                // What is queued of it finds nothing any more.
+                Word::Unfollow(slot) => drop(self.slots.remove(&slot)),
+                Word::End(slot, reason) => self.ends.push_back(ended(slot, reason)),
+                Word::Over(result) => return Some(result),
+            }
+        }
+        self.line.session.take_ready(&mut self.marked);
+        for slot in self.marked.drain(..) {
+            if let Some(followed) = self.slots.get_mut(&slot)
+                && !followed.is_ready
+            {
+                followed.is_ready = true;
+                self.ready.push_back(slot);
+            }
+        }
+        None
+    }
+
+    /// The next partition's batches, or its end.
+    fn batches(&mut self) -> Option<internal::PartitionNews> {
+        while self.line.has_credit()
+            && let Some(slot) = self.ready.pop_front()
+        {
+            let Some(followed) = self.slots.get_mut(&slot) else { continue };
+            followed.is_ready = false;
+            followed.registration.acknowledge();
+            let read = match followed.read() {
+                Ok(read) => read,
+                Err(reason) => {
+                    self.slots.remove(&slot);
+                    return Some(ended(slot, reason));
+                }
+            };
+            let first = followed.high_watermark == Offset::NONE;
+            if read.data.is_empty() && !first {
+                if read.high_watermark > followed.high_watermark || read.log_start_offset > followed.log_start
+                {
+                    self.owe(slot);
+                }
+                continue;
+            }
+            followed.next = read.next_offset;
+            // The others first.
+            if read.next_offset < read.log_end_offset {
+                followed.is_ready = true;
+                self.ready.push_back(slot);
+            }
+            let news = followed.news(slot, read.high_watermark, read.log_start_offset, read.data);
+            self.line.spend(news.record_batches.len());
+            if read.high_watermark < read.next_offset {
+                self.owe(slot);
+            }
+            return Some(news);
+        }
+        None
+    }
+
+    /// The high watermark of this slot is to be told within the linger.
+    fn owe(&mut self, slot: u32) {
+        let Some(followed) = self.slots.get_mut(&slot).filter(|followed| !followed.is_owing) else { return };
+        followed.is_owing = true;
+        self.owing.push(slot);
+        if !self.armed {
+            self.timer.as_mut().reset(Instant::now() + HIGH_WATERMARK_LINGER);
+            self.armed = true;
+        }
+    }
+
+    fn linger_is_over(&mut self) {
+        self.armed = false;
+        self.due.extend(self.owing.drain(..));
+    }
+
+    fn due_high_watermark(&mut self) -> Option<internal::PartitionNews> {
+        while let Some(slot) = self.due.pop_front() {
+            let Some(followed) = self.slots.get_mut(&slot) else { continue };
+            followed.is_owing = false;
+            let partition = Arc::clone(followed.registration.partition());
+            // The end of the role is told with the next turn.
+            if !leads(&partition, followed.leader_epoch) {
+                continue;
+            }
+            let log = partition.log();
+            if log.high_watermark() < followed.next {
+                // No timer runs for one that stands still: its next move marks the slot.
+                followed.registration.want_high_watermark();
+            }
+            let (high_watermark, log_start) = (log.high_watermark(), log.log_start_offset());
+            if high_watermark > followed.high_watermark || log_start > followed.log_start {
+                return Some(followed.news(slot, high_watermark, log_start, bytes::Bytes::new()));
+            }
+        }
+        None
+    }
+}
+
+fn leads(partition: &Partition, epoch: LeaderEpoch) -> bool {
+    partition.leading().is_some_and(|role| role.leader_epoch == epoch)
+}
+
+impl Followed {
+    /// Whole batches from where the last ones ended.
+    fn read(&self) -> Result<LogRead, Reason> {
+        let partition = self.registration.partition();
+        let read = partition.log().read(self.next, CHUNK_BYTES, ReadBound::LogEnd, true);
+        // Behind the read: a log is cut only when another leads.
+        if !leads(partition, self.leader_epoch) {
+            let text = "this broker no longer leads the partition in that epoch";
+            return Err(Reason::Error(ApiError::new(ErrorCode::NotLeader, text).to_proto()));
+        }
+        read.map_err(|error| match error {
+            ReadError::OffsetOutOfRange { requested, .. } => out_of_range(partition, requested),
+            error => {
+                let tp = partition.topic_partition();
+                tracing::error!(partition = %tp, %error, "a follower cannot be served");
+                let high_watermark = partition.log().high_watermark();
+                Reason::Error(refusal::read(&error, high_watermark).to_proto())
+            }
+        })
+    }
+
+    fn news(
+        &mut self,
+        slot: u32,
+        high_watermark: Offset,
+        log_start: Offset,
+        record_batches: bytes::Bytes,
+    ) -> internal::PartitionNews {
+        (self.high_watermark, self.log_start) = (high_watermark, log_start);
+        internal::PartitionNews {
+            slot,
+            high_watermark: high_watermark.get(),
+            log_start_offset: log_start.get(),
+            end: None,
+            record_batches,
+        }
+    }
+}
+
+fn ended(slot: u32, reason: Reason) -> internal::PartitionNews {
+    let end = Some(internal::PartitionEnd { reason: Some(reason) });
+    internal::PartitionNews { slot, end, ..Default::default() }
+}
