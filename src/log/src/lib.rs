@@ -32,7 +32,7 @@ pub use log::{
 };
 pub use manager::{
     CommitMode, DEFAULT_CHECKPOINT_MS, DEFAULT_FREE_BUFFER_BYTES, DEFAULT_HIGH_WATERMARK_CHECKPOINT_MS,
-    DEFAULT_RETENTION_CHECK_MS, DirState, LogManager, LogManagerConfig,
+    DEFAULT_RETENTION_CHECK_MS, DirState, LogManager, LogManagerConfig, NewLog,
 };
 pub use pool::{BufferPool, PooledBuffer};
 pub use producer_state::SequenceError;

@@ -3,8 +3,9 @@
 
 use crate::meta_properties::{PropertiesError, parse};
 use crate::state_file::{self, StateFileError};
-use crate::storage::Storage;
+use crate::storage::{OpenMode, Storage};
 use crate::uuid_text;
+use std::io::{self, IoSlice};
 use std::path::Path;
 use thalweg_core::TopicId;
 
@@ -43,6 +44,21 @@ pub fn read(storage: &dyn Storage, partition_dir: &Path) -> Result<Option<TopicI
 /// Writes the file of a partition's folder, stable when this returns.
 pub fn write(storage: &dyn Storage, partition_dir: &Path, topic_id: TopicId) -> Result<(), StateFileError> {
     state_file::replace(storage, &partition_dir.join(PARTITION_METADATA), encode(topic_id).as_bytes())
+}
+
+/// Writes the file of a folder that was just made. Stable only with its batch: a crash before that may leave half a file, which
+/// counts as none while the folder holds no record.
+pub(crate) fn write_in_batch(
+    storage: &dyn Storage,
+    partition_dir: &Path,
+    topic_id: TopicId,
+) -> Result<(), StateFileError> {
+    let path = partition_dir.join(PARTITION_METADATA);
+    let write = || {
+        let file = storage.open(&path, OpenMode::Truncate)?;
+        file.write_all_at(&mut [IoSlice::new(encode(topic_id).as_bytes())], 0)
+    };
+    write().map_err(|err: io::Error| StateFileError::new(&path, err))
 }
 
 #[cfg(test)]

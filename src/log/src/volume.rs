@@ -62,6 +62,11 @@ impl Volume {
         self.registry().remove(partition);
     }
 
+    /// How many logs there are.
+    pub fn log_count(&self) -> usize {
+        self.registry().len()
+    }
+
     pub fn logs(&self) -> Vec<Arc<Log>> {
         self.registry().values().filter_map(Weak::upgrade).collect()
     }
@@ -149,14 +154,17 @@ impl Volume {
         }
     }
 
-    /// Makes sure that no checkpoint on disk knows a partition whose log is not here: a new log of its name would take the
-    /// offsets for its own. Costs no I/O if the last writes succeeded.
-    pub fn forget_on_disk(&self, partition: &TopicPartition) -> Result<(), StateFileError> {
+    /// Makes sure that no checkpoint on disk knows partitions whose logs are not here: new logs of their names would take the
+    /// offsets for their own. Costs no I/O if the last writes succeeded.
+    pub fn forget_on_disk(&self, partitions: &[&TopicPartition]) -> Result<(), StateFileError> {
         let is_known = |name| {
             let written = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
             // In the order of the registry, which is sorted.
             written.get(name).is_none_or(|entries: &Vec<PartitionOffset>| {
-                entries.binary_search_by(|entry| entry.partition.cmp(partition)).is_ok()
+                let is_in = |partition: &&TopicPartition| {
+                    entries.binary_search_by(|entry| entry.partition.cmp(partition)).is_ok()
+                };
+                partitions.iter().any(is_in)
             })
         };
         if is_known(RECOVERY_POINT_CHECKPOINT) {

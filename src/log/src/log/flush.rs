@@ -120,8 +120,12 @@ impl Log {
         {
             tracing::warn!(partition = %self.topic_partition(), error = %err, "cannot release reserved space");
         }
-        for segment in segments.iter().filter(|segment| !Arc::ptr_eq(segment, &appender.active)) {
-            segment.rest();
+        for segment in segments.iter() {
+            if Arc::ptr_eq(segment, &appender.active) {
+                segment.rest_active();
+            } else {
+                segment.rest();
+            }
         }
     }
 

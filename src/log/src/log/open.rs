@@ -94,6 +94,8 @@ impl Log {
         }
         let active = Arc::clone(&segments[segments.len() - 1]);
         active.load_index()?;
+        // Of many partitions few are written to.
+        active.close_file();
         let appender = Appender {
             active,
             epochs,
@@ -108,6 +110,30 @@ impl Log {
         };
         let high_watermark = open.high_watermark.clamp(log_start, end);
         Ok(assemble(open, segments, appender, [log_start, end, high_watermark], report))
+    }
+}
+
+impl Log {
+    /// A log in a folder that was just made in a batch, and is empty. It may be used once the batch is synced. Its segment's file
+    /// is opened when it is first used, so that thousands of new partitions hold no handles.
+    pub(crate) fn create_in_batch(open: OpenLog) -> Result<Arc<Log>, OpenError> {
+        let OpenLog { home, config, now, .. } = &open;
+        let create = |err| StorageError::io("create a segment in", &home.dir, err);
+        let active = Arc::new(Segment::create(home.clone(), Offset::ZERO, config).map_err(create)?);
+        active.close_file();
+        let appender = Appender {
+            active: Arc::clone(&active),
+            epochs: LeaderEpochFile::empty(Arc::clone(&home.storage), &home.dir),
+            fence: None,
+            producers: ProducerStates::new(Offset::ZERO),
+            unsynced: Vec::new(),
+            since_flush: 0,
+            dirty_since: None,
+            busy: false,
+            active_since: *now,
+            now: *now,
+        };
+        Ok(assemble(open, vec![active], appender, [Offset::ZERO; 3], RecoveryReport::default()))
     }
 }
 

@@ -30,6 +30,33 @@ impl Log {
         self.rewrite(epoch, |appender| self.cut(appender, offset))
     }
 
+    /// Cuts off what the leader does not have (KIP-101, KIP-279). `leaders` is its answer: the largest epoch it knows that is not
+    /// above this log's last one, and where that ends in its log. Cuts where that epoch ends in the shorter of both logs; if this
+    /// log does not know the epoch, where the next lower one ends, and the leader must be asked again. Returns the new log end.
+    /// As [`Log::truncate_to`] otherwise.
+    pub fn truncate_by_epoch(
+        &self,
+        leaders: (LeaderEpoch, Offset),
+        epoch: LeaderEpoch,
+    ) -> Result<Offset, ReadError> {
+        let (leader_epoch, leader_end) = leaders;
+        let own = self.epoch_end_offset(leader_epoch);
+        let target = match own {
+            Some((own_epoch, own_end)) if own_epoch == leader_epoch => own_end.min(leader_end),
+            Some((_, own_end)) => own_end,
+            None => leader_end,
+        };
+        let high_watermark = self.high_watermark();
+        if target < high_watermark {
+            // The leader was elected uncleanly, or lost what it had synced. It is the leader all the same.
+            tracing::error!(
+                partition = %self.topic_partition(), %target, %high_watermark,
+                "the leader lacks committed records; they are cut off here, too"
+            );
+        }
+        self.truncate_to(target.max(Offset::ZERO), epoch)
+    }
+
     /// Removes everything and starts again, empty, at `offset`. As [`Log::truncate_to`] otherwise.
     pub fn truncate_fully_and_start_at(
         &self,

@@ -1,6 +1,8 @@
 //! Deleting logs: renamed at once, removed later, so that a delete of gigabytes holds nobody up.
 
 use super::LogManager;
+use super::create::same_error;
+use super::dir::DataDir;
 use crate::error::StorageError;
 use std::collections::BTreeSet;
 use std::io;
@@ -54,14 +56,48 @@ impl LogManager {
         self.delete_locked(partition)
     }
 
+    /// Deletes many partitions' logs, as [`LogManager::delete`] does one, with one sync for each data directory. The answers are
+    /// in the partitions' order.
+    pub fn delete_many(&self, partitions: &[TopicPartition]) -> Vec<Result<bool, StorageError>> {
+        let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let renamed: Vec<_> = partitions.iter().map(|partition| self.take_name(partition)).collect();
+        let mut failed = Vec::new();
+        for dir in &self.dirs {
+            if renamed.iter().flatten().flatten().any(|at| std::ptr::eq(*at, dir)) {
+                if let Err(err) = self.storage.sync_dir(dir.path()) {
+                    failed.push((dir.path(), err));
+                }
+                dir.volume.try_write_checkpoints();
+            }
+        }
+        let answer = |renamed: Result<Option<&DataDir>, StorageError>| match renamed? {
+            None => Ok(false),
+            Some(dir) => match failed.iter().find(|(path, _)| *path == dir.path()) {
+                None => Ok(true),
+                Some((path, err)) => Err(StorageError::io("sync", path, same_error(err))),
+            },
+        };
+        renamed.into_iter().map(answer).collect()
+    }
+
     /// [`LogManager::delete`], for a caller that holds the lock on changes.
     pub(super) fn delete_locked(&self, partition: &TopicPartition) -> Result<bool, StorageError> {
+        let Some(dir) = self.take_name(partition)? else { return Ok(false) };
+        let synced = self.storage.sync_dir(dir.path());
+        // A later log of the name does not start before these are right, so they may fail now.
+        dir.volume.try_write_checkpoints();
+        synced.map_err(|err| StorageError::io("sync", dir.path(), err))?;
+        Ok(true)
+    }
+
+    /// Takes a log out of the manager and its folder's name away, which is stable once its data directory is synced.
+    fn take_name(&self, partition: &TopicPartition) -> Result<Option<&DataDir>, StorageError> {
         if self.closed.load(Ordering::Acquire) {
             return Err(StorageError::Closed { partition: partition.clone() });
         }
-        let Some(log) = self.get(partition) else { return Ok(false) };
+        let Some(log) = self.get(partition) else { return Ok(None) };
         let data_dir = log.data_dir();
-        let Some(dir) = self.dirs.iter().find(|dir| dir.path() == data_dir) else { return Ok(false) };
+        let Some(dir) = self.dirs.iter().find(|dir| dir.path() == data_dir) else { return Ok(None) };
         // The name goes first: until it is gone a restart, or a new topic of the name, would find the old records.
         let renamed = log
             .delete_with(|| self.doom(&data_dir, &log.dir(), partition, log.config().file_delete_delay_ms));
@@ -73,11 +109,7 @@ impl LogManager {
         self.map_mut().remove(partition);
         dir.volume.forget(partition);
         tracing::info!(partition = %partition, "log deleted");
-        let synced = self.storage.sync_dir(&data_dir);
-        // A later log of the name does not start before these are right, so they may fail now.
-        dir.volume.try_write_checkpoints();
-        synced.map_err(|err| StorageError::io("sync", &data_dir, err))?;
-        Ok(true)
+        Ok(Some(dir))
     }
 
     /// Takes a folder's name away and leaves its removal to housekeeping. Stable once the data directory is synced.

@@ -1,5 +1,6 @@
 //! All logs of a broker, over all its data directories.
 
+mod create;
 mod delete;
 mod dir;
 mod housekeeping;
@@ -12,6 +13,7 @@ use crate::log::Log;
 use crate::pool::BufferPool;
 use crate::storage::Storage;
 use crate::uuid_text::DirectoryId;
+pub use create::NewLog;
 use delete::Doomed;
 use dir::DataDir;
 use housekeeping::Rounds;

@@ -9,10 +9,10 @@ use crate::error::{OpenError, StorageError};
 use crate::log::{Log, OpenLog};
 use crate::partition_metadata;
 use crate::pool::BufferPool;
-use crate::segment::Home;
-use crate::storage::Storage;
+use crate::segment::{Home, LOG_EXTENSION};
+use crate::storage::{OpenMode, Storage};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use thalweg_core::{Offset, Timestamp, TopicId, TopicPartition};
@@ -82,6 +82,17 @@ impl LogManager {
         now: Timestamp,
     ) -> Result<Arc<Log>, OpenError> {
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.get_or_create_locked(partition, topic_id, config, now)
+    }
+
+    /// [`LogManager::get_or_create`], for a caller that holds the lock on changes.
+    pub(super) fn get_or_create_locked(
+        &self,
+        partition: &TopicPartition,
+        topic_id: Option<TopicId>,
+        config: LogConfig,
+        now: Timestamp,
+    ) -> Result<Arc<Log>, OpenError> {
         self.check_open()?;
         if let Some(log) = self.get(partition) {
             let is_failed_delete = self.undeleted().contains(partition);
@@ -97,11 +108,11 @@ impl LogManager {
             Some(dir) => (dir, true),
             None => {
                 let usable = self.dirs.iter().filter(|dir| dir.volume.failure().is_none());
-                let dir = usable.min_by_key(|dir| dir.volume.logs().len()).ok_or(OpenError::AllFailed)?;
+                let dir = usable.min_by_key(|dir| dir.volume.log_count()).ok_or(OpenError::AllFailed)?;
                 (dir, false)
             }
         };
-        dir.volume.forget_on_disk(partition)?;
+        dir.volume.forget_on_disk(&[partition])?;
         let path = dir.path().join(partition.to_string());
         let log = create(&self.storage, dir, &self.pool, partition, &path, topic_id, config, adopted, now);
         let log = match log {
@@ -192,8 +203,16 @@ fn open_logs(
             continue;
         };
         let at = |map: &BTreeMap<_, Offset>| map.get(&partition).copied();
+        let topic_id = match partition_metadata::read(&**storage, &path) {
+            Err(err) if err.is_corrupt() && holds_no_record(&**storage, &path)? => {
+                tracing::warn!(partition = %partition, error = %err, "a folder whose creation a crash cut short is removed");
+                storage.remove_dir_all(&path).map_err(|err| StorageError::io("remove", &path, err))?;
+                continue;
+            }
+            read => read?,
+        };
         let log = Log::open(OpenLog {
-            topic_id: partition_metadata::read(&**storage, &path)?,
+            topic_id,
             home: home(storage, path.clone(), &partition),
             volume: Arc::clone(volume),
             pool: Arc::clone(pool),
@@ -214,7 +233,20 @@ fn open_logs(
     Ok(())
 }
 
-fn home(storage: &Arc<dyn Storage>, path: PathBuf, partition: &TopicPartition) -> Home {
+/// Whether a folder has no segment with a byte in it.
+fn holds_no_record(storage: &dyn Storage, path: &Path) -> Result<bool, StorageError> {
+    let io = |err| StorageError::io("look into", path, err);
+    for entry in storage.list(path).map_err(io)? {
+        let file = path.join(&entry.name);
+        let is_segment = file.extension().is_some_and(|extension| extension == LOG_EXTENSION);
+        if is_segment && !storage.open(&file, OpenMode::Read).and_then(|file| file.is_empty()).map_err(io)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+pub(super) fn home(storage: &Arc<dyn Storage>, path: PathBuf, partition: &TopicPartition) -> Home {
     Home { storage: Arc::clone(storage), dir: path.into(), partition: Arc::new(partition.clone()) }
 }
 
@@ -224,7 +256,7 @@ fn create(
     dir: &DataDir,
     pool: &Arc<BufferPool>,
     partition: &TopicPartition,
-    path: &std::path::Path,
+    path: &Path,
     topic_id: Option<TopicId>,
     config: LogConfig,
     adopted: bool,

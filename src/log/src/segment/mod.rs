@@ -136,6 +136,19 @@ impl Segment {
         self.file().map_err(|err| StorageError::io("open", &self.path(), err))
     }
 
+    /// Closes the file; the next use opens it.
+    pub fn close_file(&self) {
+        *locked(&self.file) = None;
+    }
+
+    /// Closes the file of a segment that may take appends, if nobody used it since the last call. The caller holds the log's
+    /// append lock. What is not synced stays with its handle, so that no failed write-back goes unseen.
+    pub fn rest_active(&self) {
+        if !self.used.swap(false, Ordering::Relaxed) && !self.dirty.load(Ordering::Acquire) {
+            self.close_file();
+        }
+    }
+
     /// Closes the file and gives the index maps back if nobody used the segment since the last call. Only for segments
     /// that take no more appends.
     pub fn rest(&self) {

@@ -51,6 +51,13 @@ pub struct DirEntry {
 /// Bytes of a file that stay readable without a copy: a memory map, or an owned copy.
 pub type Mapping = Box<dyn AsRef<[u8]> + Send + Sync>;
 
+/// Everything that is created and written below a directory since the batch was begun; made stable at once.
+pub trait SyncBatch: Send {
+    /// Makes files, their bytes and all names below the directory stable. An error is final, as that of
+    /// [`LogFile::sync_data`].
+    fn sync(self: Box<Self>) -> io::Result<()>;
+}
+
 /// Held while a data directory is in use; dropping it gives the directory free.
 pub trait DirLock: Debug + Send + Sync {}
 
@@ -58,6 +65,20 @@ pub trait DirLock: Debug + Send + Sync {}
 pub trait Storage: Debug + Send + Sync + 'static {
     /// Creates a directory and its parents; no error if it is there. Syncs what it created.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// Creates a directory whose parent is there. Its name is not stable before the parent is synced. `AlreadyExists` if it is
+    /// there.
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        if self.exists(dir)? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.create_dir_all(dir)
+    }
+    /// Begins a batch of creations and writes below `dir`, which are then made stable by one call instead of one for each file
+    /// and directory. `None` where the storage has no such call: then each must be synced.
+    fn begin_batch(&self, dir: &Path) -> io::Result<Option<Box<dyn SyncBatch>>> {
+        let _ = dir;
+        Ok(None)
+    }
     /// The names in a directory, in no order.
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>>;
     /// Whether there is a file or directory of that name.

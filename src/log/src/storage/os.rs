@@ -3,7 +3,7 @@
 //! The calls map one to one onto system calls: `pwritev`, `pread`, `fdatasync`, `fallocate(KEEP_SIZE)`, `flock`. What the
 //! standard library has is used; `rustix` gives the rest without `unsafe`. Only the memory map needs it.
 
-use super::{DirEntry, DirLock, LogFile, Mapping, OpenMode, Storage};
+use super::{DirEntry, DirLock, LogFile, Mapping, OpenMode, Storage, SyncBatch};
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
@@ -68,6 +68,17 @@ impl Storage for OsStorage {
         }
     }
 
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::create_dir(dir)
+    }
+
+    fn begin_batch(&self, dir: &Path) -> io::Result<Option<Box<dyn SyncBatch>>> {
+        // Opened before anything is written: the kernel reports to this handle each write-back that fails from here on.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = retry(|| rustix::fs::open(dir, flags, Mode::empty()))?;
+        Ok(Some(Box::new(OsBatch { dir: File::from(dir) })))
+    }
+
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(dir)? {
@@ -130,6 +141,17 @@ impl Storage for OsStorage {
         // flock belongs to the open file description, so a second open in this very process is refused as well.
         retry(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive))?;
         Ok(Box::new(OsLock { _file: file, path: path.to_owned() }))
+    }
+}
+
+/// A directory whose whole file system is synced: one journal commit instead of one for each file.
+struct OsBatch {
+    dir: File,
+}
+
+impl SyncBatch for OsBatch {
+    fn sync(self: Box<Self>) -> io::Result<()> {
+        retry(|| rustix::fs::syncfs(&self.dir))
     }
 }
 

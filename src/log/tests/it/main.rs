@@ -10,5 +10,7 @@ mod disk_full;
 mod gated;
 mod harness;
 mod manager;
+mod many;
 mod model;
 mod reads;
+mod replicas;

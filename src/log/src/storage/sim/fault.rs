@@ -30,6 +30,8 @@ pub enum OpKind {
     Reserve,
     /// `sync_data`.
     SyncData,
+    /// `SyncBatch::sync`.
+    SyncBatch,
 }
 
 /// The error that an injected fault returns; the same `ErrorKind` as the operating system's.

@@ -15,7 +15,7 @@ mod tests;
 
 pub use fault::{FaultError, OpKind, PowerCut, is_power_cut};
 
-use super::{DirEntry, DirLock, LogFile, OpenMode, Storage};
+use super::{DirEntry, DirLock, LogFile, OpenMode, Storage, SyncBatch};
 use file::{Shared, SimFile, SimLock, lock};
 use state::{Dir, File, FileChange, Inode, InodeId, NameChange, ROOT, State};
 use std::fmt;
@@ -164,6 +164,24 @@ impl Storage for SimStorage {
         Ok(())
     }
 
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.begin(OpKind::CreateDir, dir, true)?;
+        let (parent, name) = state.lookup_parent(dir)?;
+        if state.dir(parent)?.written.contains_key(&name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let id = state.insert(Inode::Dir(Dir::default()));
+        state.change_names(NameChange { remove: None, add: Some((parent, name, id)) });
+        Ok(())
+    }
+
+    fn begin_batch(&self, dir: &Path) -> io::Result<Option<Box<dyn SyncBatch>>> {
+        let state = self.begin(OpKind::List, dir, false)?;
+        state.dir(state.lookup(dir)?)?;
+        let (disk, generation) = (self.clone(), state.generation);
+        Ok(Some(Box::new(SimBatch { disk, dir: dir.to_owned(), generation })))
+    }
+
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         let state = self.begin(OpKind::List, dir, false)?;
         let entries = &state.dir(state.lookup(dir)?)?.written;
@@ -293,5 +311,22 @@ impl Storage for SimStorage {
         }
         let shared = Arc::clone(&self.shared);
         Ok(Box::new(SimLock { shared, inode: id, generation: state.generation, path: path.to_owned() }))
+    }
+}
+
+struct SimBatch {
+    disk: SimStorage,
+    dir: PathBuf,
+    generation: u64,
+}
+
+impl SyncBatch for SimBatch {
+    fn sync(self: Box<Self>) -> io::Result<()> {
+        let mut state = self.disk.begin(OpKind::SyncBatch, &self.dir, true)?;
+        if state.generation != self.generation {
+            return Err(io::Error::other(PowerCut));
+        }
+        let top = state.lookup(&self.dir)?;
+        state.sync_below(top)
     }
 }

@@ -161,7 +161,25 @@ impl State {
 
     /// Makes the names of `dir` stable, and with them every earlier change that they rest on.
     pub fn sync_names(&mut self, dir: InodeId) {
-        let mut touched = BTreeSet::from([dir]);
+        self.sync_names_of(BTreeSet::from([dir]));
+    }
+
+    /// Makes all that lies below `dir` stable: names, bytes and lengths.
+    pub fn sync_below(&mut self, dir: InodeId) -> io::Result<()> {
+        let (mut dirs, mut files) = (BTreeSet::new(), Vec::new());
+        let mut todo = vec![dir];
+        while let Some(id) = todo.pop() {
+            match &self.inodes[&id] {
+                Inode::Dir(dir) if dirs.insert(id) => todo.extend(dir.written.values()),
+                Inode::Dir(_) => {}
+                Inode::File(_) => files.push(id),
+            }
+        }
+        self.sync_names_of(dirs);
+        files.into_iter().try_for_each(|id| self.sync_file(id))
+    }
+
+    fn sync_names_of(&mut self, mut touched: BTreeSet<InodeId>) {
         let mut taken = vec![false; self.pending_names.len()];
         for (i, change) in self.pending_names.iter().enumerate().rev() {
             if change.dirs().any(|d| touched.contains(&d)) {
