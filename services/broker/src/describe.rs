@@ -1,11 +1,12 @@
 //! The metadata as clients are told it.
 
 use crate::node::unknown_topic;
-use std::collections::{BTreeSet, HashSet};
-use thalweg_core::TopicName;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use thalweg_core::config::CATALOGUE;
 use thalweg_core::metadata::{BrokerRegistration, MetadataImage, TopicImage};
+use thalweg_core::{BrokerId, TopicName};
 pub use thalweg_proto::convert::topic;
+use thalweg_proto::internal::v1 as internal;
 use thalweg_proto::{ApiError, v1};
 
 /// Names in one request.
@@ -127,23 +128,46 @@ pub fn configs(image: &MetadataImage, name: &str) -> Result<v1::DescribeConfigsR
 
 /// The cluster in numbers; the controllers are filled in by whoever knows them.
 pub fn cluster(image: &MetadataImage) -> v1::DescribeClusterResponse {
-    let partitions = || image.topics().flat_map(|topic| topic.partitions.iter());
+    let mut brokers: BTreeMap<BrokerId, v1::Broker> =
+        image.brokers().map(|found| (found.id, broker(found))).collect();
+    let (mut under_replicated, mut offline) = (0, 0);
+    for partition in image.topics().flat_map(|topic| topic.partitions.iter()) {
+        under_replicated += u32::from(partition.is_under_replicated());
+        offline += u32::from(!partition.is_online());
+        for replica in &partition.replicas {
+            if let Some(broker) = brokers.get_mut(replica) {
+                broker.replica_count += 1;
+            }
+        }
+        if let Some(leader) = brokers.get_mut(&partition.leader) {
+            leader.leader_count += 1;
+        }
+    }
     v1::DescribeClusterResponse {
         cluster_id: image.cluster_id().map(ToString::to_string).unwrap_or_default(),
-        brokers: image.brokers().map(|found| broker(found)).collect(),
+        brokers: brokers.into_values().collect(),
         metadata_version: image.version().get(),
         topic_count: total(image.topics().len()),
         partition_count: total(image.partition_count()),
-        under_replicated_partitions: total(partitions().filter(|p| p.is_under_replicated()).count()),
-        offline_partitions: total(partitions().filter(|p| !p.is_online()).count()),
+        under_replicated_partitions: under_replicated,
+        offline_partitions: offline,
         ..Default::default()
     }
 }
 
-/// Controllers by id.
-pub fn controllers(voters: &[u64]) -> Vec<v1::Controller> {
-    let ids: BTreeSet<u64> = voters.iter().copied().collect();
-    ids.into_iter().map(|id| v1::Controller { id, voter: true, endpoint: String::new() }).collect()
+/// Controllers by id: those of the Raft group, and those that the metadata knows.
+pub fn controllers(image: &MetadataImage, quorum: &internal::DescribeQuorumResponse) -> Vec<v1::Controller> {
+    let voters: BTreeSet<u64> = quorum.voters.iter().copied().collect();
+    let known: BTreeMap<u64, String> =
+        image.controllers().map(|(id, endpoint)| (id.get(), endpoint.to_string())).collect();
+    let ids: BTreeSet<u64> = voters.iter().chain(&quorum.learners).chain(known.keys()).copied().collect();
+    let endpoint = |id: u64| match known.get(&id) {
+        Some(endpoint) => endpoint.clone(),
+        None if id == quorum.leader_id => quorum.leader_endpoint.clone(),
+        None => String::new(),
+    };
+    let described = |id| v1::Controller { id, voter: voters.contains(&id), endpoint: endpoint(id) };
+    ids.into_iter().map(described).collect()
 }
 
 fn count(n: usize) -> i32 {
@@ -157,11 +181,12 @@ fn total(n: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use thalweg_core::metadata::command::PutController;
     use thalweg_core::metadata::command::{
         BrokerRef, CreateTopic, InitCluster, PlacementSpec, RegisterBroker,
     };
     use thalweg_core::metadata::{Command, Response, apply};
-    use thalweg_core::{BrokerId, ClusterId, MetadataVersion, TopicId};
+    use thalweg_core::{ClusterId, MetadataVersion, NodeId, TopicId};
 
     fn image(topics: u32) -> MetadataImage {
         let (mut image, mut version) = (MetadataImage::new(), 0);
@@ -210,5 +235,31 @@ mod tests {
     fn without_names_no_topic_is_left_out() {
         let many = u32::try_from(MAX_NAMES).unwrap() + 1;
         assert_eq!(topics(&image(many), &[]).unwrap().len(), many as usize);
+    }
+
+    #[test]
+    fn brokers_are_described_with_what_they_hold() {
+        let found = cluster(&image(3));
+        assert_eq!((found.brokers[0].replica_count, found.brokers[0].leader_count), (3, 3));
+        assert_eq!((found.partition_count, found.offline_partitions), (3, 0));
+    }
+
+    #[test]
+    fn controllers_are_those_of_the_group_and_of_the_metadata() {
+        let mut image = image(0);
+        let put = PutController { id: NodeId(2), endpoint: "b:1".parse().unwrap() };
+        apply(&mut image, MetadataVersion(100), &Command::PutController(put)).unwrap();
+        let quorum = internal::DescribeQuorumResponse {
+            leader_id: 1,
+            leader_endpoint: "a:1".into(),
+            voters: vec![2, 1],
+            learners: vec![3],
+            ..Default::default()
+        };
+        let found: Vec<_> = controllers(&image, &quorum)
+            .into_iter()
+            .map(|controller| (controller.id, controller.voter, controller.endpoint))
+            .collect();
+        assert_eq!(found, [(1, true, "a:1".into()), (2, true, "b:1".into()), (3, false, String::new())]);
     }
 }

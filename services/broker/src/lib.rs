@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   services (translate) ─► produce / read (decide) ─► replicas (partitions, high watermarks, waiters) ─► thalweg-log
-//!                                    │
+//!               └─► forward (to the leaders)
 //!   controller (registration, heartbeats, metadata watch) ─► metadata (immutable image, swapped)
 //! ```
 #![forbid(unsafe_code)]
@@ -11,12 +11,14 @@ mod broker;
 pub mod config;
 pub mod controller;
 mod describe;
+mod forward;
 mod in_flight;
 pub mod metadata;
 mod node;
 mod produce;
 mod producer_ids;
 mod read;
+mod reassignments;
 mod refusal;
 pub mod replicas;
 pub mod replication;

@@ -2,16 +2,19 @@
 
 use crate::config::BrokerConfig;
 use crate::controller::ControllerLink;
+use crate::forward::Peers;
 use crate::in_flight::InFlight;
 use crate::metadata::MetadataStore;
 use crate::producer_ids::ProducerIds;
 use crate::replicas::{Lookup, Partition, ReplicaManager};
+use crate::replication::leader::isr::IsrBell;
 use crate::stopping::Stopping;
 use std::sync::Arc;
 use thalweg_core::metadata::MetadataImage;
 use thalweg_core::{BrokerId, Clock, ErrorCode, LeaderEpoch, PartitionId};
 use thalweg_proto::{ApiError, Detail};
 use thalweg_runtime::Shutdown;
+use tokio::time::Instant;
 
 /// One broker's parts.
 pub struct Node {
@@ -29,6 +32,10 @@ pub struct Node {
     pub answers: Arc<InFlight>,
     /// The controllers.
     pub controller: Arc<ControllerLink>,
+    /// Rung when a follower may join an ISR.
+    pub isr: IsrBell,
+    /// The other brokers.
+    pub peers: Peers,
     /// Ids for idempotent producers.
     pub producer_ids: ProducerIds,
     /// Ends everything.
@@ -93,6 +100,12 @@ impl Node {
             .with_field("current_leader_epoch")),
             _ => Ok(()),
         }
+    }
+
+    /// When a call gives up whose answer must leave at `deadline`, if it has one.
+    pub fn until(&self, deadline: Option<Instant>) -> Instant {
+        let most = Instant::now() + self.config.intervals.metadata_wait;
+        deadline.map_or(most, |deadline| most.min(deadline))
     }
 
     /// A view of the shutdown for one stream.

@@ -5,11 +5,13 @@ use super::stop::Goodbye;
 use super::{BrokerHandle, StartError, tasks};
 use crate::config::BrokerConfig;
 use crate::controller::{ControllerLink, Heartbeats, Introduction, Patience, register, watch_metadata};
+use crate::forward::Peers;
 use crate::in_flight::InFlight;
 use crate::metadata::MetadataStore;
 use crate::node::Node;
 use crate::producer_ids::ProducerIds;
 use crate::replicas::ReplicaManager;
+use crate::replication::leader::isr::{self, IsrBell};
 use crate::services;
 use crate::settings::log_config;
 use std::net::SocketAddr;
@@ -18,7 +20,7 @@ use thalweg_core::metadata::MetadataImage;
 use thalweg_core::{Clock, ClusterId, MetadataVersion};
 use thalweg_log::storage::Storage;
 use thalweg_log::{CommitMode, LogConfig, LogManager, LogManagerConfig};
-use thalweg_runtime::{Shutdown, Supervisor, blocking};
+use thalweg_runtime::{Dialer, Shutdown, Supervisor, blocking};
 use tokio::time::Instant;
 
 /// Starts everything under `supervisor`. Once the broker is registered, `goodbye` is what a stop must say.
@@ -33,7 +35,7 @@ pub async fn start(
     let deadline = Instant::now() + config.intervals.start;
     let BrokerSeams { clock, storage, dialer, public, internal, commit_mode } = seams;
 
-    let link = Arc::new(ControllerLink::new(&config, dialer)?);
+    let link = Arc::new(ControllerLink::new(&config, dialer.clone())?);
     let metadata = Arc::new(MetadataStore::new());
     supervisor.spawn_critical(
         "metadata-watch",
@@ -53,7 +55,7 @@ pub async fn start(
         // A recovery may take long; it goes on behind the stop, and the next start does it again.
         () = shutdown.triggered() => return Err(StartError::Stopped),
     };
-    let opened = Opened { cluster_id, public, internal, link, metadata, commit_mode };
+    let opened = Opened { cluster_id, dialer, public, internal, link, metadata, commit_mode };
     let link = Arc::clone(&opened.link);
     let joined = join_cluster(config, clock, Arc::clone(&logs), opened, supervisor, goodbye).await;
     if joined.is_err() {
@@ -67,6 +69,7 @@ pub async fn start(
 /// What a broker has before it joins its cluster.
 struct Opened {
     cluster_id: ClusterId,
+    dialer: Dialer,
     public: Port,
     internal: Port,
     link: Arc<ControllerLink>,
@@ -84,7 +87,7 @@ async fn join_cluster(
 ) -> Result<BrokerHandle, StartError> {
     // Counted from here, because a recovery takes as long as it takes.
     let deadline = Instant::now() + config.intervals.start;
-    let Opened { cluster_id, public, internal, link, metadata, commit_mode } = opened;
+    let Opened { cluster_id, dialer, public, internal, link, metadata, commit_mode } = opened;
     let shutdown = supervisor.shutdown().clone();
     let no_metadata =
         || StartError::NoMetadata { controllers: config.controllers.clone(), within: config.intervals.start };
@@ -137,9 +140,12 @@ async fn join_cluster(
     let image = wait_for(&metadata, &shutdown, deadline, unfenced, no_metadata).await?;
     wait_applied(&replicas, image.version(), &shutdown).await?;
 
+    let answers = InFlight::new(config.limits.fetch_answers_bytes);
     let node = Arc::new(Node {
         in_flight: InFlight::new(config.limits.in_flight_bytes),
-        answers: InFlight::new(config.limits.fetch_answers_bytes),
+        peers: Peers::new(dialer, Arc::clone(&answers)),
+        answers,
+        isr: IsrBell::default(),
         producer_ids: ProducerIds::new(),
         controller: link,
         clock,
@@ -148,6 +154,7 @@ async fn join_cluster(
         shutdown,
         config,
     });
+    supervisor.spawn_critical("isr", isr::keep(Arc::clone(&node)));
     let (listen, internal_listen) = (public.address, internal.address);
     serve_on(supervisor, &node, public, internal)?;
     tracing::info!(broker = %node.config.node_id, %listen, %internal_listen, partitions = node.replicas.len(), "broker ready");

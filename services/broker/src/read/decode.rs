@@ -83,7 +83,8 @@ pub fn count_records(data: &[u8]) -> u64 {
         .sum()
 }
 
-fn weight(record: &v1::Record) -> usize {
+/// What a record weighs when it is sent, in bytes.
+pub fn weight(record: &v1::Record) -> usize {
     let headers = record.headers.iter();
     RECORD_OVERHEAD
         + record.key.as_ref().map_or(0, Bytes::len)

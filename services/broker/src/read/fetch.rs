@@ -14,9 +14,9 @@ use tokio::time::Instant;
 /// Partitions in one request.
 pub const MAX_PARTITIONS: usize = 10_000;
 /// How long is waited when the request does not say, in milliseconds.
-const DEFAULT_MAX_WAIT_MS: u32 = 500;
+pub const DEFAULT_MAX_WAIT_MS: u32 = 500;
 /// The longest wait a request may ask for, in milliseconds.
-const MAX_WAIT_MS: u32 = 300_000;
+pub const MAX_WAIT_MS: u32 = 300_000;
 
 /// Serves one call. `deadline` is when the answer must leave, if the call has one. The charge is to be kept as long as the
 /// answer is. When all answers together hold what they may, there is less data in this one, or it is refused with `THROTTLED`.

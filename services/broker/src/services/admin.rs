@@ -1,9 +1,9 @@
 //! `AdminService`: changes go to the controllers and are awaited here; questions are answered from this broker's metadata.
 
-use super::deadline;
-use crate::describe;
+use super::{Door, deadline};
 use crate::node::{Node, unknown_topic};
 use crate::read::list_offsets;
+use crate::{describe, forward, reassignments};
 use std::sync::Arc;
 use std::time::Duration;
 use thalweg_core::{ErrorCode, MetadataVersion};
@@ -12,22 +12,24 @@ use thalweg_proto::{ApiError, v1};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-pub struct Admin(pub Arc<Node>);
+pub struct Admin {
+    pub node: Arc<Node>,
+    pub door: Door,
+}
 
 impl Admin {
     fn until<T>(&self, request: &Request<T>) -> Instant {
-        let most = Instant::now() + self.0.config.intervals.metadata_wait;
-        deadline(request).map_or(most, |deadline| most.min(deadline))
+        self.node.until(deadline(request))
     }
 
     /// Waits until the partitions on this broker stand for that version, so that the caller can go on here at once.
     async fn applied(&self, version: u64, until: Instant) -> Result<(), ApiError> {
-        let mut versions = self.0.replicas.watch();
+        let mut versions = self.node.replicas.watch();
         let wanted = MetadataVersion(version);
         let applied = tokio::select! {
             applied = versions.wait_for(|applied| *applied >= wanted) => applied.is_ok(),
             () = tokio::time::sleep_until(until) => false,
-            () = self.0.shutdown.triggered() => return Err(crate::refusal::shutting_down()),
+            () = self.node.shutdown.triggered() => return Err(crate::refusal::shutting_down()),
         };
         if applied {
             return Ok(());
@@ -52,11 +54,11 @@ impl AdminService for Admin {
         let until = self.until(&request);
         let request = request.into_inner();
         let check_only = request.validate_only;
-        let mut answer = self.0.controller.create_topics(request, left(until)).await?;
+        let mut answer = self.node.controller.create_topics(request, left(until)).await?;
         if !check_only {
             self.applied(answer.metadata_version, until).await?;
             // As it is now: leaders may have been chosen after the controller's answer.
-            let image = self.0.metadata.image();
+            let image = self.node.metadata.image();
             for result in &mut answer.results {
                 if result.error.is_none()
                     && let Some(topic) = image.topic(&result.name)
@@ -75,7 +77,7 @@ impl AdminService for Admin {
         let until = self.until(&request);
         let request = request.into_inner();
         let check_only = request.validate_only;
-        let answer = self.0.controller.delete_topics(request, left(until)).await?;
+        let answer = self.node.controller.delete_topics(request, left(until)).await?;
         if !check_only {
             self.applied(answer.metadata_version, until).await?;
         }
@@ -86,7 +88,7 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::ListTopicsRequest>,
     ) -> Result<Response<v1::ListTopicsResponse>, Status> {
-        Ok(Response::new(describe::list(&self.0.metadata.image(), request.get_ref())?))
+        Ok(Response::new(describe::list(&self.node.metadata.image(), request.get_ref())?))
     }
 
     async fn describe_topics(
@@ -94,7 +96,7 @@ impl AdminService for Admin {
         request: Request<v1::DescribeTopicsRequest>,
     ) -> Result<Response<v1::DescribeTopicsResponse>, Status> {
         let names = request.into_inner().names;
-        let image = self.0.metadata.image();
+        let image = self.node.metadata.image();
         if let [name] = names.as_slice()
             && image.topic(name).is_none()
         {
@@ -110,11 +112,11 @@ impl AdminService for Admin {
         let until = self.until(&request);
         let request = request.into_inner();
         let check_only = request.validate_only;
-        let mut answer = self.0.controller.create_partitions(request, left(until)).await?;
+        let mut answer = self.node.controller.create_partitions(request, left(until)).await?;
         if !check_only {
             self.applied(answer.metadata_version, until).await?;
             if let Some(topic) = &mut answer.topic
-                && let Some(now) = self.0.metadata.image().topic(&topic.name)
+                && let Some(now) = self.node.metadata.image().topic(&topic.name)
             {
                 *topic = describe::topic(now);
             }
@@ -126,7 +128,7 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::DescribeConfigsRequest>,
     ) -> Result<Response<v1::DescribeConfigsResponse>, Status> {
-        Ok(Response::new(describe::configs(&self.0.metadata.image(), &request.get_ref().topic)?))
+        Ok(Response::new(describe::configs(&self.node.metadata.image(), &request.get_ref().topic)?))
     }
 
     async fn alter_configs(
@@ -136,7 +138,7 @@ impl AdminService for Admin {
         let until = self.until(&request);
         let request = request.into_inner();
         let check_only = request.validate_only;
-        let answer = self.0.controller.alter_configs(request, left(until)).await?;
+        let answer = self.node.controller.alter_configs(request, left(until)).await?;
         if !check_only {
             self.applied(answer.metadata_version, until).await?;
         }
@@ -147,56 +149,85 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::DeleteRecordsRequest>,
     ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
-        let answer = list_offsets::delete_records(Arc::clone(&self.0), request.into_inner()).await?;
+        let until = self.until(&request);
+        let (node, request) = (Arc::clone(&self.node), request.into_inner());
+        let answer = match self.door {
+            Door::Public => forward::scatter::delete_records(node, request, until).await?,
+            Door::Internal => list_offsets::delete_records(node, request).await?,
+        };
         Ok(Response::new(answer))
     }
 
     async fn elect_leaders(
         &self,
-        _: Request<v1::ElectLeadersRequest>,
+        request: Request<v1::ElectLeadersRequest>,
     ) -> Result<Response<v1::ElectLeadersResponse>, Status> {
-        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+        let until = self.until(&request);
+        let answer = self.node.controller.elect_leaders(request.into_inner(), left(until)).await?;
+        self.applied(answer.metadata_version, until).await?;
+        Ok(Response::new(answer))
     }
 
     async fn reassign_partitions(
         &self,
-        _: Request<v1::ReassignPartitionsRequest>,
+        request: Request<v1::ReassignPartitionsRequest>,
     ) -> Result<Response<v1::ReassignPartitionsResponse>, Status> {
-        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+        let until = self.until(&request);
+        let request = request.into_inner();
+        let check_only = request.validate_only;
+        let answer = self.node.controller.reassign_partitions(request, left(until)).await?;
+        if !check_only {
+            self.applied(answer.metadata_version, until).await?;
+        }
+        Ok(Response::new(answer))
     }
 
     async fn list_reassignments(
         &self,
-        _: Request<v1::ListReassignmentsRequest>,
+        request: Request<v1::ListReassignmentsRequest>,
     ) -> Result<Response<v1::ListReassignmentsResponse>, Status> {
-        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+        let until = self.until(&request);
+        let (node, topics) = (Arc::clone(&self.node), request.into_inner().topics);
+        let answer = match self.door {
+            Door::Public => reassignments::all(node, &topics, until).await?,
+            Door::Internal => reassignments::led_here(&node, &topics)?,
+        };
+        Ok(Response::new(answer))
     }
 
     async fn drain_broker(
         &self,
-        _: Request<v1::DrainBrokerRequest>,
+        request: Request<v1::DrainBrokerRequest>,
     ) -> Result<Response<v1::DrainBrokerResponse>, Status> {
-        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+        let until = self.until(&request);
+        let answer = self.node.controller.drain_broker(request.into_inner(), left(until)).await?;
+        self.applied(answer.metadata_version, until).await?;
+        Ok(Response::new(answer))
     }
 
     async fn unregister_broker(
         &self,
-        _: Request<v1::UnregisterBrokerRequest>,
+        request: Request<v1::UnregisterBrokerRequest>,
     ) -> Result<Response<v1::UnregisterBrokerResponse>, Status> {
-        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+        let until = self.until(&request);
+        let answer = self.node.controller.unregister_broker(request.into_inner(), left(until)).await?;
+        self.applied(answer.metadata_version, until).await?;
+        Ok(Response::new(answer))
     }
 
     async fn add_voter(
         &self,
-        _: Request<v1::AddVoterRequest>,
+        request: Request<v1::AddVoterRequest>,
     ) -> Result<Response<v1::AddVoterResponse>, Status> {
-        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+        let until = self.until(&request);
+        Ok(Response::new(self.node.controller.add_voter(request.into_inner(), left(until)).await?))
     }
 
     async fn remove_voter(
         &self,
-        _: Request<v1::RemoveVoterRequest>,
+        request: Request<v1::RemoveVoterRequest>,
     ) -> Result<Response<v1::RemoveVoterResponse>, Status> {
-        Err(ApiError::new(ErrorCode::Unsupported, "not served yet").to_status())
+        let until = self.until(&request);
+        Ok(Response::new(self.node.controller.remove_voter(request.into_inner(), left(until)).await?))
     }
 }

@@ -31,7 +31,7 @@ impl ClusterService for Cluster {
         let mut answer = describe::cluster(&node.metadata.image());
         match node.controller.describe_quorum(within).await {
             Ok(quorum) => {
-                answer.controllers = describe::controllers(&quorum.voters);
+                answer.controllers = describe::controllers(&node.metadata.image(), &quorum);
                 answer.controller_leader_id = quorum.leader_id;
                 answer.controller_term = quorum.term;
             }

@@ -25,11 +25,20 @@ use thalweg_proto::v1::{
     admin_service_server::AdminServiceServer, cluster_service_server::ClusterServiceServer,
     consumer_service_server::ConsumerServiceServer, producer_service_server::ProducerServiceServer,
 };
-use thalweg_runtime::server::BuildError;
+use thalweg_runtime::server::{BuildError, GrpcServerBuilder};
 use thalweg_runtime::{GrpcServer, RequestDeadline};
 use tokio::time::Instant;
 use tonic::{Request, Status};
 use too_large::TooLarge;
+
+/// Where a call came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// From a client: it goes on to the leaders where the client lets it.
+    Public,
+    /// From another broker: it is served here or refused, so that no call travels in circles.
+    Internal,
+}
 
 /// A stream of answers.
 type Answers<T> = Pin<Box<dyn futures_util::Stream<Item = Result<T, Status>> + Send>>;
@@ -38,39 +47,10 @@ type Answers<T> = Pin<Box<dyn futures_util::Stream<Item = Result<T, Status>> + S
 pub fn public(node: &Arc<Node>) -> Result<GrpcServer, BuildError> {
     let most = node.config.limits.max_request_bytes;
     let budget = InFlight::new(node.config.limits.half_received_bytes);
-    let consumer = Arc::new(consumer::Consumer(Arc::clone(node)));
-    let consumers = ConsumerServiceServer::from_arc(Arc::clone(&consumer)).max_decoding_message_size(most);
-    GrpcServer::builder("broker")
+    let builder = GrpcServer::builder("broker")
         .config(node.config.server.clone())
-        .descriptors(thalweg_proto::FILE_DESCRIPTOR_SET)
-        .service(TooLarge::new(
-            ProduceBodies::new(
-                Buffered::new(
-                    ProducerServiceServer::new(producer::Producer(Arc::clone(node)))
-                        .max_decoding_message_size(most),
-                    Arc::clone(&budget),
-                ),
-                Arc::clone(node),
-                Arc::clone(&budget),
-            ),
-            most,
-        ))
-        .service(TooLarge::new(
-            FetchBodies::new(
-                Buffered::new(consumers, Arc::clone(&budget)),
-                consumer,
-                Arc::clone(&budget),
-                most,
-            ),
-            most,
-        ))
-        .service(TooLarge::new(
-            Buffered::new(
-                AdminServiceServer::new(admin::Admin(Arc::clone(node))).max_decoding_message_size(most),
-                Arc::clone(&budget),
-            ),
-            most,
-        ))
+        .descriptors(thalweg_proto::FILE_DESCRIPTOR_SET);
+    records(builder, node, Door::Public, &budget)
         .service(TooLarge::new(
             Buffered::new(
                 ClusterServiceServer::new(cluster::Cluster(Arc::clone(node))).max_decoding_message_size(most),
@@ -81,12 +61,40 @@ pub fn public(node: &Arc<Node>) -> Result<GrpcServer, BuildError> {
         .build()
 }
 
-/// The internal port's services, with health.
+/// The internal port's services, with health: replication, and what other brokers forward.
 pub fn internal(node: &Arc<Node>) -> Result<GrpcServer, BuildError> {
-    GrpcServer::builder("broker-internal")
+    let budget = InFlight::new(node.config.limits.half_received_bytes);
+    let builder = GrpcServer::builder("broker-internal")
         .config(node.config.server.clone())
-        .service(leader::service(node))
-        .build()
+        .descriptors(thalweg_proto::FILE_DESCRIPTOR_SET)
+        .service(leader::service(node));
+    records(builder, node, Door::Internal, &budget).build()
+}
+
+/// What both ports serve: writing, reading and deleting records.
+fn records(
+    builder: GrpcServerBuilder,
+    node: &Arc<Node>,
+    door: Door,
+    budget: &Arc<InFlight>,
+) -> GrpcServerBuilder {
+    let most = node.config.limits.max_request_bytes;
+    let producer = Arc::new(producer::Producer { node: Arc::clone(node), door });
+    let consumer = Arc::new(consumer::Consumer { node: Arc::clone(node), door });
+    let admin = admin::Admin { node: Arc::clone(node), door };
+    let producers = ProducerServiceServer::from_arc(Arc::clone(&producer)).max_decoding_message_size(most);
+    let consumers = ConsumerServiceServer::from_arc(Arc::clone(&consumer)).max_decoding_message_size(most);
+    let admins = AdminServiceServer::new(admin).max_decoding_message_size(most);
+    builder
+        .service(TooLarge::new(
+            ProduceBodies::new(Buffered::new(producers, Arc::clone(budget)), producer, Arc::clone(budget)),
+            most,
+        ))
+        .service(TooLarge::new(
+            FetchBodies::new(Buffered::new(consumers, Arc::clone(budget)), consumer, Arc::clone(budget), most),
+            most,
+        ))
+        .service(TooLarge::new(Buffered::new(admins, Arc::clone(budget)), most))
 }
 
 /// How long before the caller's deadline an answer leaves, so that it arrives.

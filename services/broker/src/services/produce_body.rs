@@ -1,9 +1,8 @@
 //! ProduceStream with [`Messages`] for the transport's reader.
 
 use super::messages::Messages;
+use super::producer::Producer;
 use crate::in_flight::InFlight;
-use crate::node::Node;
-use crate::produce;
 use futures_util::future::{Either, Ready, ready};
 use http::{HeaderValue, Request, Response};
 use std::convert::Infallible;
@@ -24,14 +23,14 @@ pub const PATH: &str = "/thalweg.v1.ProducerService/ProduceStream";
 #[derive(Clone)]
 pub struct ProduceBodies<S> {
     inner: S,
-    node: Arc<Node>,
+    producer: Arc<Producer>,
     budget: Arc<InFlight>,
 }
 
 impl<S> ProduceBodies<S> {
     /// What is half received counts against `budget`.
-    pub fn new(inner: S, node: Arc<Node>, budget: Arc<InFlight>) -> ProduceBodies<S> {
-        ProduceBodies { inner, node, budget }
+    pub fn new(inner: S, producer: Arc<Producer>, budget: Arc<InFlight>) -> ProduceBodies<S> {
+        ProduceBodies { inner, producer, budget }
     }
 }
 
@@ -60,9 +59,9 @@ where
         if request.uri().path() != PATH || !plain {
             return Either::Right(self.inner.call(request));
         }
-        let most = self.node.config.limits.max_request_bytes;
+        let most = self.producer.node.config.limits.max_request_bytes;
         let inbound = Messages::new(request.into_body(), &self.budget, most);
-        let answers = produce::stream::serve(Arc::clone(&self.node), inbound);
+        let answers = self.producer.stream(inbound);
         let encoder = ProtoCodec::<v1::ProduceStreamResponse, v1::ProduceStreamRequest>::default().encoder();
         let compression = SingleMessageCompressionOverride::default();
         let body = EncodeBody::new_server(encoder, answers, None, compression, None);

@@ -1,15 +1,37 @@
 //! `ProducerService`.
 
-use super::{Answers, deadline};
+use super::{Answers, Door, deadline};
 use crate::node::Node;
-use crate::produce;
+use crate::{forward, produce};
+use futures_util::Stream;
+use futures_util::future::Either;
 use std::sync::Arc;
 use thalweg_proto::v1;
 use thalweg_proto::v1::producer_service_server::ProducerService;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-pub struct Producer(pub Arc<Node>);
+pub struct Producer {
+    pub node: Arc<Node>,
+    pub door: Door,
+}
+
+impl Producer {
+    /// Serves one ProduceStream.
+    pub fn stream<S>(
+        &self,
+        inbound: S,
+    ) -> impl Stream<Item = Result<v1::ProduceStreamResponse, Status>> + use<S>
+    where
+        S: Stream<Item = Result<v1::ProduceStreamRequest, Status>> + Send + Unpin + 'static,
+    {
+        let node = Arc::clone(&self.node);
+        match self.door {
+            Door::Public => Either::Left(forward::produce_stream::serve(node, inbound)),
+            Door::Internal => Either::Right(produce::stream::serve(node, inbound)),
+        }
+    }
+}
 
 #[tonic::async_trait]
 impl ProducerService for Producer {
@@ -18,7 +40,12 @@ impl ProducerService for Producer {
         request: Request<v1::ProduceRequest>,
     ) -> Result<Response<v1::ProduceResponse>, Status> {
         let deadline = deadline(&request);
-        Ok(Response::new(produce::unary::produce(&self.0, request.into_inner(), deadline).await?))
+        let request = request.into_inner();
+        let answer = match self.door {
+            Door::Public => forward::produce::produce(&self.node, request, deadline).await?,
+            Door::Internal => produce::unary::produce(&self.node, request, deadline).await?,
+        };
+        Ok(Response::new(answer))
     }
 
     type ProduceStreamStream = Answers<v1::ProduceStreamResponse>;
@@ -27,15 +54,14 @@ impl ProducerService for Producer {
         &self,
         request: Request<Streaming<v1::ProduceStreamRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
-        let stream = produce::stream::serve(Arc::clone(&self.0), request.into_inner());
-        Ok(Response::new(Box::pin(stream)))
+        Ok(Response::new(Box::pin(self.stream(request.into_inner()))))
     }
 
     async fn init_producer(
         &self,
         request: Request<v1::InitProducerRequest>,
     ) -> Result<Response<v1::InitProducerResponse>, Status> {
-        let node = &self.0;
+        let node = &self.node;
         let within = node.config.intervals.metadata_wait;
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
         let within = deadline(&request).map_or(within, |deadline| within.min(left(deadline)));

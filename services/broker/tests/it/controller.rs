@@ -1,54 +1,109 @@
-//! A controller without Raft: it applies each command at once and remembers it.
+//! Controllers without Raft: they share one state, apply each command at once and remember it. One of them leads.
+
+mod admin;
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use thalweg_core::metadata::command::{
-    AllocateProducerIds, AlterTopicConfig, BrokerRef, CreatePartitions, CreateTopic, DeleteTopic,
-    InitCluster, PlacementSpec, ProducerIdBlock, RegisterBroker, TopicRef,
+    AllocateProducerIds, BrokerRef, InitCluster, ProducerIdBlock, PutController, RegisterBroker,
 };
 use thalweg_core::metadata::{Command, MetadataImage, Refusal, Response, apply, codec, limits};
-use thalweg_core::{BrokerEpoch, BrokerId, ClusterId, ErrorCode, MetadataVersion, TopicId, TopicName};
+use thalweg_core::{BrokerEpoch, BrokerId, ClusterId, ErrorCode, MetadataVersion, NodeId};
+use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1 as internal;
 use thalweg_proto::internal::v1::controller_service_server::{ControllerService, ControllerServiceServer};
-use thalweg_proto::v1::admin_service_server::{AdminService, AdminServiceServer};
-use thalweg_proto::{ApiError, v1};
+use thalweg_proto::v1::admin_service_server::AdminServiceServer;
 use thalweg_runtime::{GrpcServer, Shutdown};
-use tokio::sync::watch;
-use tokio_stream::wrappers::WatchStream;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response as Answer, Status};
 
-/// Shared with the test, which may change the metadata behind the broker's back.
+/// Shared with the test, which may change the metadata behind the brokers' back.
 #[derive(Clone)]
 pub struct FakeController {
-    state: Arc<Mutex<MetadataImage>>,
+    shared: Arc<Shared>,
+    // Which of them this is.
+    node: u64,
+}
+
+pub struct Shared {
+    state: Mutex<MetadataImage>,
     commands: watch::Sender<Vec<(u64, Vec<u8>)>>,
+    // Where they are, from node 1 on.
+    addresses: Mutex<Vec<String>>,
+    leader: watch::Sender<u64>,
     /// Heartbeats that asked to stop.
-    pub goodbyes: Arc<Mutex<u32>>,
+    pub goodbyes: AtomicU32,
+    /// Heartbeats on sessions, and by single calls.
+    pub beats: AtomicU32,
+    pub single_beats: AtomicU32,
+    /// Sessions are refused, as by an old controller.
+    pub without_sessions: AtomicBool,
+    /// Nobody may stop.
+    pub holds_back: AtomicBool,
+    /// What was asked of the controllers and is not played.
+    pub noted: Mutex<Vec<String>>,
+    /// The clean-shutdown epochs that registrations told.
+    pub clean_epochs: Mutex<Vec<Option<i64>>>,
+    term: AtomicU64,
+}
+
+impl std::ops::Deref for FakeController {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
 }
 
 impl FakeController {
     pub fn new(cluster_id: &str) -> FakeController {
-        let fake = FakeController {
-            state: Arc::default(),
+        let shared = Shared {
+            state: Mutex::default(),
             commands: watch::Sender::new(Vec::new()),
-            goodbyes: Arc::default(),
+            addresses: Mutex::default(),
+            leader: watch::Sender::new(1),
+            goodbyes: AtomicU32::new(0),
+            beats: AtomicU32::new(0),
+            single_beats: AtomicU32::new(0),
+            without_sessions: AtomicBool::new(false),
+            holds_back: AtomicBool::new(false),
+            noted: Mutex::default(),
+            clean_epochs: Mutex::default(),
+            term: AtomicU64::new(3),
         };
+        let fake = FakeController { shared: Arc::new(shared), node: 1 };
         let cluster_id = ClusterId(cluster_id.into());
         fake.propose(Command::InitCluster(InitCluster { cluster_id, feature_level: 1 })).unwrap();
         fake
     }
 
+    /// One more of them, from node 1 on. The first one leads.
     pub async fn listen(&self, shutdown: Shutdown) -> String {
         let listener = thalweg_runtime::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        let node = {
+            let mut addresses = self.addresses.lock().unwrap();
+            addresses.push(address.clone());
+            addresses.len() as u64
+        };
+        let put = PutController { id: NodeId(node), endpoint: address.parse().unwrap() };
+        self.propose(Command::PutController(put)).unwrap();
+        let fake = FakeController { shared: Arc::clone(&self.shared), node };
         let server = GrpcServer::builder("controller")
-            .service(ControllerServiceServer::new(self.clone()))
-            .service(AdminServiceServer::new(self.clone()))
+            .service(ControllerServiceServer::new(fake.clone()))
+            .service(AdminServiceServer::new(fake))
             .build()
             .unwrap();
         tokio::spawn(server.serve_listener(listener, shutdown));
         address
+    }
+
+    /// Another one leads; 0 for none. Sessions end.
+    pub fn elect(&self, node: u64) {
+        self.term.fetch_add(1, Ordering::Relaxed);
+        self.leader.send_replace(node);
     }
 
     pub fn propose(&self, command: Command) -> Result<(u64, Response), Refusal> {
@@ -64,8 +119,55 @@ impl FakeController {
         self.state.lock().unwrap().clone()
     }
 
+    pub fn fence(&self, broker: i32) {
+        let epoch = self.image().broker(BrokerId(broker)).unwrap().epoch;
+        self.propose(Command::FenceBroker(BrokerRef { id: BrokerId(broker), epoch })).unwrap();
+    }
+
     fn answer(&self, command: Command) -> Result<(u64, Response), Status> {
-        self.propose(command).map_err(|refusal| status(&refusal))
+        self.propose(command).map_err(|refusal| api_error(&refusal).to_status())
+    }
+
+    fn note(&self, what: String) {
+        self.noted.lock().unwrap().push(what);
+    }
+
+    /// A change that changes nothing.
+    fn bump(&self) -> u64 {
+        let cluster_id = self.image().cluster_id().unwrap().clone();
+        self.propose(Command::InitCluster(InitCluster { cluster_id, feature_level: 1 })).unwrap().0
+    }
+
+    fn lead(&self) -> Result<(), Status> {
+        if *self.leader.borrow() == self.node {
+            return Ok(());
+        }
+        Err(ApiError::new(ErrorCode::ControllerNotAvailable, "this controller does not lead").to_status())
+    }
+
+    fn heartbeat(
+        &self,
+        request: internal::BrokerHeartbeatRequest,
+    ) -> Result<internal::BrokerHeartbeatResponse, Status> {
+        let broker = BrokerRef { id: BrokerId(request.broker_id), epoch: BrokerEpoch(request.broker_epoch) };
+        let image = self.image();
+        let Some(known) = image.broker(broker.id) else {
+            return Err(ApiError::new(ErrorCode::BrokerNotRegistered, "who are you?").to_status());
+        };
+        if known.epoch != broker.epoch {
+            return Err(ApiError::new(ErrorCode::StaleBrokerEpoch, "you were replaced").to_status());
+        }
+        if request.want_shutdown {
+            self.goodbyes.fetch_add(1, Ordering::Relaxed);
+            self.answer(Command::BeginControlledShutdown(broker))?;
+            let may_shutdown = !self.holds_back.load(Ordering::Relaxed);
+            return Ok(internal::BrokerHeartbeatResponse { fenced: false, may_shutdown });
+        }
+        if known.fenced && request.metadata_version >= known.epoch.get() as u64 {
+            self.answer(Command::UnfenceBroker(broker))?;
+        }
+        let fenced = self.image().broker(broker.id).unwrap().fenced;
+        Ok(internal::BrokerHeartbeatResponse { fenced, may_shutdown: false })
     }
 }
 
@@ -77,11 +179,11 @@ fn api_error(refusal: &Refusal) -> ApiError {
     }
 }
 
-fn status(refusal: &Refusal) -> Status {
-    api_error(refusal).to_status()
+fn unsupported<T>() -> Result<T, Status> {
+    Err(ApiError::new(ErrorCode::Unsupported, "brokers answer this themselves").to_status())
 }
 
-type Images = Pin<Box<dyn Stream<Item = Result<internal::WatchImageResponse, Status>> + Send>>;
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl ControllerService for FakeController {
@@ -98,8 +200,9 @@ impl ControllerService for FakeController {
             internal_endpoint: request.internal_endpoint.parse().unwrap(),
             rack: None,
             log_dirs: request.log_directory_ids,
-            clean_shutdown_epoch: None,
+            clean_shutdown_epoch: request.clean_shutdown_epoch.map(BrokerEpoch),
         }))?;
+        self.clean_epochs.lock().unwrap().push(request.clean_shutdown_epoch);
         let Response::BrokerRegistered { epoch } = response else { panic!("{response:?}") };
         Ok(Answer::new(internal::RegisterBrokerResponse {
             broker_epoch: epoch.get(),
@@ -112,29 +215,45 @@ impl ControllerService for FakeController {
         &self,
         request: Request<internal::BrokerHeartbeatRequest>,
     ) -> Result<Answer<internal::BrokerHeartbeatResponse>, Status> {
-        let request = request.into_inner();
-        let broker = BrokerRef { id: BrokerId(request.broker_id), epoch: BrokerEpoch(request.broker_epoch) };
-        if request.want_shutdown {
-            *self.goodbyes.lock().unwrap() += 1;
-            return Ok(Answer::new(internal::BrokerHeartbeatResponse { fenced: false, may_shutdown: true }));
-        }
-        let image = self.image();
-        let known = image.broker(broker.id).unwrap();
-        if known.fenced && request.metadata_version >= known.epoch.get() as u64 {
-            self.answer(Command::UnfenceBroker(broker))?;
-        }
-        let fenced = self.image().broker(broker.id).unwrap().fenced;
-        Ok(Answer::new(internal::BrokerHeartbeatResponse { fenced, may_shutdown: false }))
+        self.single_beats.fetch_add(1, Ordering::Relaxed);
+        Ok(Answer::new(self.heartbeat(request.into_inner())?))
     }
 
-    type BrokerSessionStream =
-        Pin<Box<dyn Stream<Item = Result<internal::BrokerSessionResponse, Status>> + Send>>;
+    type BrokerSessionStream = Answers<internal::BrokerSessionResponse>;
 
     async fn broker_session(
         &self,
-        _: Request<tonic::Streaming<internal::BrokerSessionRequest>>,
+        request: Request<tonic::Streaming<internal::BrokerSessionRequest>>,
     ) -> Result<Answer<Self::BrokerSessionStream>, Status> {
-        unsupported()
+        if self.without_sessions.load(Ordering::Relaxed) {
+            return unsupported();
+        }
+        self.lead()?;
+        let (fake, mut beats) = (self.clone(), request.into_inner());
+        let (answers, answered) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let mut leader = fake.leader.subscribe();
+            loop {
+                let beat = tokio::select! {
+                    beat = beats.message() => beat,
+                    _ = leader.wait_for(|leader| *leader != fake.node) => Err(fake.lead().unwrap_err()),
+                };
+                let answer = match beat {
+                    Ok(Some(beat)) => {
+                        fake.beats.fetch_add(1, Ordering::Relaxed);
+                        fake.heartbeat(beat.heartbeat.unwrap())
+                    }
+                    Ok(None) => return,
+                    Err(status) => Err(status),
+                };
+                let over = answer.is_err();
+                let answer = answer.map(|h| internal::BrokerSessionResponse { heartbeat: Some(h) });
+                if answers.send(answer).await.is_err() || over {
+                    return;
+                }
+            }
+        });
+        Ok(Answer::new(Box::pin(ReceiverStream::new(answered))))
     }
 
     async fn alter_partitions(
@@ -158,9 +277,12 @@ impl ControllerService for FakeController {
         Ok(Answer::new(internal::AllocateProducerIdsResponse { first_id: first.get(), count }))
     }
 
-    type WatchImageStream = Images;
+    type WatchImageStream = Answers<internal::WatchImageResponse>;
 
-    async fn watch_image(&self, _: Request<internal::WatchImageRequest>) -> Result<Answer<Images>, Status> {
+    async fn watch_image(
+        &self,
+        _: Request<internal::WatchImageRequest>,
+    ) -> Result<Answer<Self::WatchImageStream>, Status> {
         use internal::watch_image_response::Update;
         let commands = self.commands.subscribe();
         let image = self.image();
@@ -183,164 +305,16 @@ impl ControllerService for FakeController {
         &self,
         _: Request<internal::DescribeQuorumRequest>,
     ) -> Result<Answer<internal::DescribeQuorumResponse>, Status> {
+        let addresses = self.addresses.lock().unwrap().clone();
+        let leader_id = *self.leader.borrow();
+        let leader_endpoint = (leader_id as usize).checked_sub(1).map(|at| addresses[at].clone());
         Ok(Answer::new(internal::DescribeQuorumResponse {
-            node_id: 1,
-            leader_id: 1,
-            term: 3,
-            voters: vec![1],
+            node_id: self.node,
+            leader_id,
+            leader_endpoint: leader_endpoint.unwrap_or_default(),
+            term: self.term.load(Ordering::Relaxed),
+            voters: (1..=addresses.len() as u64).collect(),
             ..Default::default()
         }))
-    }
-}
-
-fn unsupported<T>() -> Result<T, Status> {
-    Err(ApiError::new(ErrorCode::Unsupported, "brokers answer this themselves").to_status())
-}
-
-#[tonic::async_trait]
-impl AdminService for FakeController {
-    async fn create_topics(
-        &self,
-        request: Request<v1::CreateTopicsRequest>,
-    ) -> Result<Answer<v1::CreateTopicsResponse>, Status> {
-        let mut answer = v1::CreateTopicsResponse::default();
-        for topic in request.into_inner().topics {
-            let mut id = [7; 16];
-            id[..8].copy_from_slice(&self.image().version().get().to_be_bytes());
-            let created = self.propose(Command::CreateTopic(CreateTopic {
-                name: TopicName::new(&topic.name).unwrap(),
-                id: TopicId(id),
-                placement: PlacementSpec::Counts {
-                    partitions: topic.partitions.unwrap_or(1),
-                    replication_factor: 1,
-                },
-                overrides: topic.configs,
-                seed: 0,
-                internal: false,
-            }));
-            let error = created.as_ref().err().map(|refusal| api_error(refusal).to_proto());
-            answer.results.push(v1::CreateTopicResult { name: topic.name, topic: None, error });
-            answer.metadata_version = self.image().version().get();
-        }
-        Ok(Answer::new(answer))
-    }
-
-    async fn delete_topics(
-        &self,
-        request: Request<v1::DeleteTopicsRequest>,
-    ) -> Result<Answer<v1::DeleteTopicsResponse>, Status> {
-        let mut answer = v1::DeleteTopicsResponse::default();
-        for name in request.into_inner().names {
-            let topic = TopicRef::Name(TopicName::new(&name).unwrap());
-            let (version, _) = self.answer(Command::DeleteTopic(DeleteTopic { topic }))?;
-            answer.results.push(v1::DeleteTopicResult { name, error: None });
-            answer.metadata_version = version;
-        }
-        Ok(Answer::new(answer))
-    }
-
-    async fn create_partitions(
-        &self,
-        request: Request<v1::CreatePartitionsRequest>,
-    ) -> Result<Answer<v1::CreatePartitionsResponse>, Status> {
-        let request = request.into_inner();
-        let (metadata_version, _) = self.answer(Command::CreatePartitions(CreatePartitions {
-            name: TopicName::new(&request.topic).unwrap(),
-            new_total: request.total_partitions,
-            assignments: None,
-            seed: 0,
-        }))?;
-        let topic = Some(v1::Topic { name: request.topic, ..Default::default() });
-        Ok(Answer::new(v1::CreatePartitionsResponse { topic, metadata_version }))
-    }
-
-    async fn alter_configs(
-        &self,
-        request: Request<v1::AlterConfigsRequest>,
-    ) -> Result<Answer<v1::AlterConfigsResponse>, Status> {
-        let request = request.into_inner();
-        let (metadata_version, _) = self.answer(Command::AlterTopicConfig(AlterTopicConfig {
-            name: TopicName::new(&request.topic).unwrap(),
-            set: request.set.clone(),
-            remove: request.unset,
-        }))?;
-        Ok(Answer::new(v1::AlterConfigsResponse { configs: request.set, metadata_version }))
-    }
-
-    async fn list_topics(
-        &self,
-        _: Request<v1::ListTopicsRequest>,
-    ) -> Result<Answer<v1::ListTopicsResponse>, Status> {
-        unsupported()
-    }
-
-    async fn describe_topics(
-        &self,
-        _: Request<v1::DescribeTopicsRequest>,
-    ) -> Result<Answer<v1::DescribeTopicsResponse>, Status> {
-        unsupported()
-    }
-
-    async fn describe_configs(
-        &self,
-        _: Request<v1::DescribeConfigsRequest>,
-    ) -> Result<Answer<v1::DescribeConfigsResponse>, Status> {
-        unsupported()
-    }
-
-    async fn delete_records(
-        &self,
-        _: Request<v1::DeleteRecordsRequest>,
-    ) -> Result<Answer<v1::DeleteRecordsResponse>, Status> {
-        unsupported()
-    }
-
-    async fn elect_leaders(
-        &self,
-        _: Request<v1::ElectLeadersRequest>,
-    ) -> Result<Answer<v1::ElectLeadersResponse>, Status> {
-        unsupported()
-    }
-
-    async fn reassign_partitions(
-        &self,
-        _: Request<v1::ReassignPartitionsRequest>,
-    ) -> Result<Answer<v1::ReassignPartitionsResponse>, Status> {
-        unsupported()
-    }
-
-    async fn list_reassignments(
-        &self,
-        _: Request<v1::ListReassignmentsRequest>,
-    ) -> Result<Answer<v1::ListReassignmentsResponse>, Status> {
-        unsupported()
-    }
-
-    async fn drain_broker(
-        &self,
-        _: Request<v1::DrainBrokerRequest>,
-    ) -> Result<Answer<v1::DrainBrokerResponse>, Status> {
-        unsupported()
-    }
-
-    async fn unregister_broker(
-        &self,
-        _: Request<v1::UnregisterBrokerRequest>,
-    ) -> Result<Answer<v1::UnregisterBrokerResponse>, Status> {
-        unsupported()
-    }
-
-    async fn add_voter(
-        &self,
-        _: Request<v1::AddVoterRequest>,
-    ) -> Result<Answer<v1::AddVoterResponse>, Status> {
-        unsupported()
-    }
-
-    async fn remove_voter(
-        &self,
-        _: Request<v1::RemoveVoterRequest>,
-    ) -> Result<Answer<v1::RemoveVoterResponse>, Status> {
-        unsupported()
     }
 }

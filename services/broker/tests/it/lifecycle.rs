@@ -1,6 +1,7 @@
 //! Starts, stops and what survives them.
 
 use crate::harness::*;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use thalweg_broker::StartError;
 use thalweg_core::metadata::Command;
@@ -18,7 +19,7 @@ async fn a_restart_serves_the_same_data_and_the_watermark_does_not_go_back() {
         cluster.produce(produce_batch("t", 0, batch(&[&n.to_string()]), v1::Acks::All)).await.unwrap();
     }
     cluster.stop().await.unwrap();
-    assert_eq!(*cluster.controller.goodbyes.lock().unwrap(), 1);
+    assert_eq!(cluster.controller.goodbyes.load(Ordering::Relaxed), 1);
     cluster.restart().await;
     assert_eq!(cluster.end_offset("t", 0).await, 20);
     assert_eq!(cluster.values("t", 0).await.len(), 20);

@@ -179,6 +179,8 @@ async fn the_whole_brokers_budget_stops_streams_from_being_read() {
     cluster.storage.close_gate();
     let (mut first, _) = Stream::open(&cluster).await;
     let (mut second, _) = Stream::open(&cluster).await;
+    second.send(produce_batch("t", 0, batch(&["z"]), v1::Acks::Leader)).await;
+    assert_eq!(second.ack().await, (0, Ok(0)));
     first.send(produce_batch("t", 0, batch(&["a"]), v1::Acks::All)).await;
     let in_flight = || async {
         let request = v1::DescribeBrokerRequest {};
@@ -189,13 +191,13 @@ async fn the_whole_brokers_budget_stops_streams_from_being_read() {
     }
     // It waited for this message already when there was room; the next one it does not read.
     second.send(produce_batch("t", 0, batch(&["b"]), v1::Acks::Leader)).await;
-    assert_eq!(second.ack().await, (0, Ok(1)));
+    assert_eq!(second.ack().await, (1, Ok(2)));
     second.send(produce_batch("t", 0, batch(&["c"]), v1::Acks::Leader)).await;
     let early = tokio::time::timeout(Duration::from_millis(50), second.answers.message()).await;
     assert!(early.is_err(), "not read before the first is answered");
     cluster.storage.open_gate();
-    assert_eq!(first.ack().await, (0, Ok(0)));
-    assert_eq!(second.ack().await, (1, Ok(2)));
+    assert_eq!(first.ack().await, (0, Ok(1)));
+    assert_eq!(second.ack().await, (2, Ok(3)));
     while in_flight().await > 0 {
         tokio::task::yield_now().await;
     }
