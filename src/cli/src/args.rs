@@ -1,13 +1,18 @@
 //! The command line. Every flag can be set as an environment variable too; the flag wins. A flag that may be given again has a
 //! variable for one value.
 
+mod admin;
+mod servers;
+
+pub use admin::{BrokerCommand, ClusterArgs, ClusterCommand};
+pub use servers::{BrokerArgs, ControllerArgs, DevArgs, SETTINGS_FILE, ServerArgs, WITH_SETTINGS_FILE};
+
 use crate::commands::bench::args::BenchArgs;
 use crate::time::Moment;
 use clap::builder::FalseyValueParser;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
-use thalweg_runtime::config::HostPort;
 
 /// A message service for the cloud: Kafka's partitioned, replicated log, spoken over gRPC.
 #[derive(Debug, Parser)]
@@ -62,6 +67,10 @@ pub enum OutputFormat {
 pub enum Command {
     /// Run the whole system in one process on one data folder
     Dev(DevArgs),
+    /// Run a controller: it decides with the others of its group who leads what
+    Controller(ControllerArgs),
+    /// Run a broker: it holds partitions; or look after those that run
+    Broker(Box<BrokerArgs>),
     /// Create, describe and change topics
     Topic(TopicArgs),
     /// Write records: one for each line of files or of standard input
@@ -78,30 +87,6 @@ pub enum Command {
     #[command(after_help = "Example:
   thalweg completions bash > /etc/bash_completion.d/thalweg")]
     Completions(CompletionsArgs),
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  thalweg dev
-  thalweg dev --data-dir /tmp/thalweg --listen 127.0.0.1:9300
-
-SIGTERM and Ctrl-C stop it cleanly; the same folder serves the same data again.")]
-pub struct DevArgs {
-    /// The folder that holds all data
-    #[arg(long, env = "THALWEG_DATA_DIR", value_name = "DIR", default_value = "thalweg-data")]
-    pub data_dir: PathBuf,
-    /// Where to listen; port 0 takes a free one
-    #[arg(long, env = "THALWEG_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:9292")]
-    pub listen: HostPort,
-    /// The endpoint that clients are told, if it is not the one listened on
-    #[arg(long, env = "THALWEG_ADVERTISE", value_name = "HOST:PORT")]
-    pub advertise: Option<String>,
-    /// How to write the log, to standard error
-    #[arg(long, env = "THALWEG_LOG_FORMAT", value_enum, default_value_t = OutputFormat::Text)]
-    pub log_format: OutputFormat,
-    /// What to log: a level, or a filter such as "info,thalweg_log=debug"
-    #[arg(long, env = "THALWEG_LOG_LEVEL", value_name = "FILTER", default_value = "warn")]
-    pub log_level: String,
 }
 
 #[derive(Debug, Args)]
@@ -161,6 +146,61 @@ pub enum TopicCommand {
     Delete {
         /// The topic
         name: String,
+    },
+    /// Give partitions other replicas, or show how far those that move are
+    #[command(after_help = "Examples:
+  thalweg topic reassign events --replicas 2,3,4                 all its partitions; the preferred leader first
+  thalweg topic reassign events --partition 0 --replicas 2,3,4 --wait
+  thalweg topic reassign events --partition 0 --cancel
+  thalweg topic reassign                                         what moves at the moment")]
+    Reassign {
+        /// The topic; without one, what moves is shown of all
+        name: Option<String>,
+        /// Only this partition; may be given again [default: all]
+        #[arg(
+            long = "partition",
+            env = "THALWEG_PARTITION",
+            value_name = "P",
+            value_delimiter = ',',
+            requires = "name"
+        )]
+        partitions: Vec<i32>,
+        /// The brokers that shall hold it, the preferred leader first
+        #[arg(
+            long,
+            env = "THALWEG_REPLICAS",
+            value_name = "ID,...",
+            value_delimiter = ',',
+            requires = "name"
+        )]
+        replicas: Vec<i32>,
+        /// Stay where it is: take the replicas away again that are being added
+        #[arg(long, env = "THALWEG_REASSIGN_CANCEL", value_parser = FalseyValueParser::new(), conflicts_with = "replicas", requires = "name")]
+        cancel: bool,
+        /// Wait until the replicas are where they shall be
+        #[arg(long, env = "THALWEG_WAIT", value_parser = FalseyValueParser::new())]
+        wait: bool,
+    },
+    /// Let the preferred replicas lead again, or revive partitions that have no leader
+    #[command(after_help = "Examples:
+  thalweg topic elect-leaders                          every partition's preferred replica, where it is in sync
+  thalweg topic elect-leaders events --partition 0 --unclean
+                                                       any live replica; what it does not have is lost")]
+    ElectLeaders {
+        /// The topic [default: all]
+        name: Option<String>,
+        /// Only this partition; may be given again [default: all]
+        #[arg(
+            long = "partition",
+            env = "THALWEG_PARTITION",
+            value_name = "P",
+            value_delimiter = ',',
+            requires = "name"
+        )]
+        partitions: Vec<i32>,
+        /// Where nobody leads, let any live replica lead, in sync or not: records that it does not have are lost
+        #[arg(long, env = "THALWEG_UNCLEAN", value_parser = FalseyValueParser::new(), requires = "name")]
+        unclean: bool,
     },
 }
 
@@ -271,18 +311,6 @@ pub enum LogCommand {
         #[arg(long, env = "THALWEG_DUMP_VERIFY", value_parser = FalseyValueParser::new())]
         verify: bool,
     },
-}
-
-#[derive(Debug, Args)]
-pub struct ClusterArgs {
-    #[command(subcommand)]
-    pub command: ClusterCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum ClusterCommand {
-    /// Show the controllers, the brokers and what ails; exit 1 if a partition is offline
-    Describe,
 }
 
 #[derive(Debug, Args)]

@@ -9,16 +9,22 @@ mod error;
 mod format;
 mod lines;
 mod output;
+mod settings;
 mod time;
 
 use args::{Cli, Command};
-use clap::{CommandFactory, FromArgMatches};
+use clap::FromArgMatches;
 use error::CliError;
+use settings::Misread;
 use std::process::ExitCode;
 
 /// Runs the program with the process's arguments. Exit code 0: done; 1: refused or failed; 2: bad usage.
 pub fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
+    let matches = match settings::parse(std::env::args_os()) {
+        Ok(matches) => matches,
+        Err(Misread::Usage(error)) => error.exit(),
+        Err(Misread::File(error)) => return error.report(),
+    };
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let (Command::Consume(args), Some(("consume", matches))) = (&mut cli.command, matches.subcommand())
         && let Err(error) = args.settle(&args::consume_starts(matches))
@@ -47,7 +53,12 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<(), CliError> {
     let Cli { global, command } = cli;
     match command {
-        Command::Dev(args) => commands::dev::run(args).await,
+        Command::Dev(args) => commands::serve::dev(args).await,
+        Command::Controller(args) => commands::serve::controller(args).await,
+        Command::Broker(mut args) => match args.command.take() {
+            Some(command) => commands::broker::run(&global, command).await,
+            None => commands::serve::broker(*args).await,
+        },
         Command::Topic(args) => commands::topic::run(&global, args).await,
         Command::Produce(args) => commands::produce::run(&global, args).await,
         Command::Consume(args) => commands::consume::run(&global, args).await,

@@ -1,16 +1,48 @@
 //! `thalweg cluster`.
 
+use super::broker::{known_json, state};
 use super::{connect, refused};
 use crate::args::{ClusterArgs, ClusterCommand, Global, OutputFormat};
 use crate::error::CliError;
 use crate::output::{print_json, print_line};
 use serde_json::{Value, json};
-use thalweg_client::proto;
+use std::time::{Duration, Instant};
+use thalweg_client::{Admin, proto};
+
+/// How often the cluster's health is looked at while it is waited for.
+const HEALTH_POLL: Duration = Duration::from_millis(500);
 
 /// Runs one of its subcommands.
 pub async fn run(global: &Global, args: ClusterArgs) -> Result<(), CliError> {
-    let ClusterCommand::Describe = args.command;
     let admin = connect(global).await?.admin();
+    match args.command {
+        ClusterCommand::Describe => describe(global, &admin).await,
+        ClusterCommand::Health { timeout_ms } => {
+            health(global, &admin, Duration::from_millis(timeout_ms)).await
+        }
+        ClusterCommand::AddVoter { voter } => {
+            let added = admin.add_voter(voter.id.get(), &voter.endpoint.to_string()).await;
+            let voters = added.map_err(|error| refused(error, None))?;
+            tell_voters(global, &format!("controller {} votes", voter.id), &voters)
+        }
+        ClusterCommand::RemoveVoter { id } => {
+            let voters = admin.remove_voter(id).await.map_err(|error| refused(error, None))?;
+            tell_voters(global, &format!("controller {id} votes no more"), &voters)
+        }
+    }
+}
+
+fn tell_voters(global: &Global, done: &str, voters: &[u64]) -> Result<(), CliError> {
+    match global.output {
+        OutputFormat::Text => {
+            let voters: Vec<String> = voters.iter().map(u64::to_string).collect();
+            print_line(&format!("{done}; the voters are {}", voters.join(",")))
+        }
+        OutputFormat::Json => print_json(&json!({"voters": voters})),
+    }
+}
+
+async fn describe(global: &Global, admin: &Admin) -> Result<(), CliError> {
     let cluster = admin.describe_cluster().await.map_err(|error| refused(error, None))?;
     match global.output {
         OutputFormat::Text => print_line(&cluster_text(&cluster))?,
@@ -20,6 +52,51 @@ pub async fn run(global: &Global, args: ClusterArgs) -> Result<(), CliError> {
         0 => Ok(()),
         n => Err(CliError::failed(format_args!("{n} partitions have no leader"))),
     }
+}
+
+async fn health(global: &Global, admin: &Admin, wait: Duration) -> Result<(), CliError> {
+    let begun = Instant::now();
+    let complaints = loop {
+        let cluster = admin.describe_cluster().await.map_err(|error| refused(error, None))?;
+        let complaints = complaints(&cluster);
+        let left = wait.saturating_sub(begun.elapsed());
+        if complaints.is_empty() || left.is_zero() {
+            break complaints;
+        }
+        tokio::time::sleep(HEALTH_POLL.min(left)).await;
+    };
+    let healthy = complaints.is_empty();
+    match global.output {
+        OutputFormat::Text if healthy => print_line("healthy")?,
+        OutputFormat::Text => complaints.iter().try_for_each(|complaint| print_line(complaint))?,
+        OutputFormat::Json => print_json(&json!({"healthy": healthy, "complaints": complaints}))?,
+    }
+    if healthy {
+        return Ok(());
+    }
+    Err(CliError::failed("the cluster is not healthy").with_hint("look closer: thalweg cluster describe"))
+}
+
+/// What is not as it should be, a sentence each.
+fn complaints(cluster: &proto::DescribeClusterResponse) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let leads =
+        |controller: &proto::Controller| controller.id == cluster.controller_leader_id && controller.voter;
+    if !cluster.controllers.iter().any(leads) {
+        complaints.push("no controller leads: nothing about topics and brokers can change".to_owned());
+    }
+    let gone = cluster.brokers.iter().filter(|broker| broker.fenced);
+    complaints.extend(gone.map(|broker| format!("broker {} at {} is gone", broker.id, broker.endpoint)));
+    if cluster.offline_partitions > 0 {
+        complaints.push(format!("{} partitions have no leader", cluster.offline_partitions));
+    }
+    if cluster.under_replicated_partitions > 0 {
+        complaints.push(format!(
+            "{} partitions have fewer replicas in sync than replicas",
+            cluster.under_replicated_partitions
+        ));
+    }
+    complaints
 }
 
 fn cluster_text(cluster: &proto::DescribeClusterResponse) -> String {
@@ -39,37 +116,30 @@ fn cluster_text(cluster: &proto::DescribeClusterResponse) -> String {
             (false, true) => "voter".to_owned(),
             (false, false) => "observer".to_owned(),
         };
-        lines.push(format!("\tController: {}\tRole: {role}", controller.id));
+        let endpoint = if controller.endpoint.is_empty() { "unknown" } else { &controller.endpoint };
+        lines.push(format!("\tController: {}\tEndpoint: {endpoint}\tRole: {role}", controller.id));
     }
     for broker in &cluster.brokers {
-        let state = if broker.fenced { "fenced" } else { "alive" };
         let rack = if broker.rack.is_empty() { "none" } else { &broker.rack };
         lines.push(format!(
-            "\tBroker: {}\tEndpoint: {}\tState: {state}\tRack: {rack}",
-            broker.id, broker.endpoint
+            "\tBroker: {}\tEndpoint: {}\tState: {}\tRack: {rack}\tReplicas: {}\tLeaders: {}",
+            broker.id,
+            broker.endpoint,
+            state(broker),
+            broker.replica_count,
+            broker.leader_count
         ));
     }
     lines.join("\n")
 }
 
 fn cluster_json(cluster: &proto::DescribeClusterResponse) -> Value {
-    let brokers: Vec<Value> = cluster
-        .brokers
-        .iter()
-        .map(|broker| {
-            json!({
-                "id": broker.id,
-                "endpoint": broker.endpoint,
-                "rack": broker.rack,
-                "fenced": broker.fenced,
-                "epoch": broker.epoch,
-            })
-        })
-        .collect();
     let controllers: Vec<Value> = cluster
         .controllers
         .iter()
-        .map(|controller| json!({"id": controller.id, "voter": controller.voter}))
+        .map(|controller| {
+            json!({"id": controller.id, "voter": controller.voter, "endpoint": controller.endpoint})
+        })
         .collect();
     json!({
         "cluster_id": cluster.cluster_id,
@@ -77,10 +147,34 @@ fn cluster_json(cluster: &proto::DescribeClusterResponse) -> Value {
         "controller_leader_id": cluster.controller_leader_id,
         "controller_term": cluster.controller_term,
         "controllers": controllers,
-        "brokers": brokers,
+        "brokers": cluster.brokers.iter().map(known_json).collect::<Vec<_>>(),
         "topics": cluster.topic_count,
         "partitions": cluster.partition_count,
         "under_replicated_partitions": cluster.under_replicated_partitions,
         "offline_partitions": cluster.offline_partitions,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_ailment_is_told() {
+        let broker = |id, fenced| proto::Broker { id, fenced, ..Default::default() };
+        let mut cluster = proto::DescribeClusterResponse {
+            brokers: vec![broker(0, false), broker(1, false)],
+            controllers: vec![proto::Controller { id: 1, voter: true, ..Default::default() }],
+            controller_leader_id: 1,
+            ..Default::default()
+        };
+        assert!(complaints(&cluster).is_empty());
+        cluster.controller_leader_id = 0;
+        cluster.brokers[1].fenced = true;
+        cluster.offline_partitions = 2;
+        cluster.under_replicated_partitions = 3;
+        let told = complaints(&cluster);
+        assert_eq!(told.len(), 4, "{told:?}");
+        assert!(told[1].contains("broker 1") && told[2].contains('2') && told[3].contains('3'), "{told:?}");
+    }
 }

@@ -1,12 +1,13 @@
 //! One command a file.
 
 pub mod bench;
+pub mod broker;
 pub mod cluster;
 pub mod completions;
 pub mod consume;
-pub mod dev;
 pub mod log;
 pub mod produce;
+pub mod serve;
 pub mod topic;
 
 use crate::args::Global;

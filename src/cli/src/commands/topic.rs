@@ -1,5 +1,7 @@
 //! `thalweg topic`.
 
+mod moves;
+
 use super::{connect, refused};
 use crate::args::{Global, OutputFormat, TopicArgs, TopicCommand};
 use crate::error::CliError;
@@ -65,6 +67,13 @@ pub async fn run(global: &Global, args: TopicArgs) -> Result<(), CliError> {
                 OutputFormat::Text => print_line(&format!("deleted topic {name}")),
                 OutputFormat::Json => print_json(&json!({"name": name, "deleted": true})),
             }
+        }
+        TopicCommand::Reassign { name, partitions, replicas, cancel, wait } => {
+            let asked = moves::Reassign { name, partitions, replicas, cancel, wait };
+            moves::reassign(global, &admin, asked).await
+        }
+        TopicCommand::ElectLeaders { name, partitions, unclean } => {
+            moves::elect(global, &admin, name, partitions, unclean).await
         }
     }
 }
@@ -155,6 +164,15 @@ fn topic_text(topic: &proto::Topic) -> String {
             comma(&partition.isr)
         );
         written.expect("writing to a String cannot fail");
+        for (name, brokers) in [
+            ("Elr", &partition.eligible_leader_replicas),
+            ("Adding", &partition.adding_replicas),
+            ("Removing", &partition.removing_replicas),
+        ] {
+            if !brokers.is_empty() {
+                text.push_str(&format!("\t{name}: {}", comma(brokers)));
+            }
+        }
     }
     text
 }
@@ -170,6 +188,9 @@ fn topic_json(topic: &proto::Topic) -> Value {
                 "leader_epoch": partition.leader_epoch,
                 "replicas": partition.replicas,
                 "isr": partition.isr,
+                "eligible_leader_replicas": partition.eligible_leader_replicas,
+                "adding_replicas": partition.adding_replicas,
+                "removing_replicas": partition.removing_replicas,
             })
         })
         .collect();
@@ -196,9 +217,15 @@ mod tests {
             isr: vec![0],
             ..Default::default()
         };
+        let moving = proto::Partition {
+            eligible_leader_replicas: vec![1],
+            adding_replicas: vec![2, 3],
+            removing_replicas: vec![0],
+            ..partition(1)
+        };
         let topic = proto::Topic {
             name: "first".into(),
-            partitions: vec![partition(0), partition(1)],
+            partitions: vec![partition(0), moving],
             replication_factor: 1,
             configs: [("segment.bytes".into(), "1073741824".into())].into(),
             ..Default::default()
@@ -207,7 +234,7 @@ mod tests {
             topic_text(&topic),
             "Topic: first\tPartitionCount: 2\tReplicationFactor: 1\tConfigs: segment.bytes=1073741824\n\
              \tTopic: first\tPartition: 0\tLeader: 0\tReplicas: 0,1\tIsr: 0\n\
-             \tTopic: first\tPartition: 1\tLeader: 0\tReplicas: 0,1\tIsr: 0"
+             \tTopic: first\tPartition: 1\tLeader: 0\tReplicas: 0,1\tIsr: 0\tElr: 1\tAdding: 2,3\tRemoving: 0"
         );
     }
 }

@@ -34,6 +34,9 @@ pub enum BenchCommand {
     /// What this machine can do without a broker: memcpy, page cache, loopback TCP, fdatasync
     Limits(LimitsBench),
     /// Every case of docs/PERFORMANCE.md in one run, as ratios to the machine's own limits
+    #[command(after_help = "Examples:
+  thalweg bench suite                                          one replica
+  thalweg bench suite --replication-factor 3 --partitions 3    acks=all from three brokers")]
     Suite(SuiteBench),
 }
 
@@ -158,6 +161,15 @@ pub struct SuiteBench {
     /// Seconds for each case
     #[arg(long, env = "THALWEG_SECONDS", value_name = "S", default_value_t = 5.0)]
     pub seconds: f64,
+    /// Replicas of the topics that are made; above 1 the cases are those of a cluster
+    #[arg(long, env = "THALWEG_REPLICATION_FACTOR", value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=100))]
+    pub replication_factor: i32,
+    /// Partitions of the topics that are written to as fast as it goes
+    #[arg(long, env = "THALWEG_PARTITIONS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    pub partitions: i32,
+    /// Partitions of the idle topic of a cluster; 0 leaves the case out
+    #[arg(long, env = "THALWEG_IDLE_PARTITIONS", value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(i32).range(0..=10_000))]
+    pub idle_partitions: i32,
     /// A shell command to run before each case, for example one that makes the page cache resident
     #[arg(long, env = "THALWEG_BEFORE_EACH", value_name = "COMMAND")]
     pub before_each: Option<String>,

@@ -4,6 +4,7 @@ use crate::args::{Global, OutputFormat};
 use crate::error::CliError;
 use crate::output::{print_json, print_line};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use thalweg_client::Admin;
 
@@ -55,28 +56,59 @@ pub struct Percentiles {
     pub samples: usize,
 }
 
-/// CPU seconds of this process and of the broker, taken at the start of a case.
+/// CPU seconds of this process and of the brokers, taken at the start of a case.
 pub struct CpuMeter<'a> {
     admin: &'a Admin,
     client: f64,
-    server: f64,
+    servers: Servers,
     start: Instant,
 }
 
 impl<'a> CpuMeter<'a> {
     /// Starts to measure.
     pub async fn start(admin: &'a Admin) -> Result<CpuMeter<'a>, CliError> {
-        let server = server_cpu(admin).await?;
-        Ok(CpuMeter { admin, client: client_cpu(), server, start: Instant::now() })
+        let servers = Servers::ask(admin).await?;
+        Ok(CpuMeter { admin, client: client_cpu(), servers, start: Instant::now() })
     }
 
-    /// Ends it. With several brokers, the server's share is that of the one that answers.
+    /// Ends it. The servers' share is that of all brokers that were there at the start and still are.
     pub async fn stop(self) -> Result<Usage, CliError> {
         let seconds = self.start.elapsed().as_secs_f64();
         let client = client_cpu() - self.client;
-        let broker = self.admin.describe_broker().await.map_err(CliError::failed)?;
-        let server = broker.cpu_seconds - self.server;
-        Ok(Usage { seconds, client, server, server_resident_bytes: broker.resident_bytes })
+        let now = Servers::ask(self.admin).await?;
+        let used = |(id, before): (&i32, &f64)| now.cpu.get(id).map(|after| (after - before).max(0.0));
+        let server = self.servers.cpu.iter().filter_map(used).sum();
+        Ok(Usage { seconds, client, server, server_resident_bytes: now.resident_bytes })
+    }
+}
+
+/// What the brokers have used since they started.
+struct Servers {
+    /// CPU seconds, by broker.
+    cpu: BTreeMap<i32, f64>,
+    /// Of all together.
+    resident_bytes: u64,
+}
+
+impl Servers {
+    async fn ask(admin: &Admin) -> Result<Servers, CliError> {
+        let reports = admin.describe_brokers().await.map_err(CliError::failed)?;
+        let mut servers = Servers { cpu: BTreeMap::new(), resident_bytes: 0 };
+        // The brokers of one `dev` share a process: what they say of it counts once.
+        let mut processes = BTreeSet::new();
+        for report in reports {
+            let said = report.described.map_err(|error| {
+                CliError::failed(format_args!(
+                    "broker {} does not say what it used: {error}",
+                    report.broker.id
+                ))
+            })?;
+            if said.process_id.is_empty() || processes.insert(said.process_id) {
+                servers.cpu.insert(said.id, said.cpu_seconds);
+                servers.resident_bytes += said.resident_bytes;
+            }
+        }
+        Ok(servers)
     }
 }
 
@@ -91,10 +123,6 @@ pub struct Usage {
 
 fn client_cpu() -> f64 {
     thalweg_runtime::process::process_stats().cpu_seconds
-}
-
-async fn server_cpu(admin: &Admin) -> Result<f64, CliError> {
-    Ok(admin.describe_broker().await.map_err(CliError::failed)?.cpu_seconds)
 }
 
 /// The result of one case.

@@ -1,5 +1,7 @@
 //! Every case of `docs/PERFORMANCE.md` in one run, as ratios to what the machine can do without a broker.
 
+mod replicated;
+
 use super::args::{Common, FetchBench, LatencyBench, ProduceBench, SuiteBench, UnaryBench};
 use super::limits::{self, Limits};
 use super::report::{Percentiles, Report};
@@ -22,6 +24,9 @@ struct Suite<'a> {
     global: &'a Global,
     client: Client,
     seconds: f64,
+    replication_factor: i32,
+    partitions: i32,
+    idle_partitions: i32,
     before_each: Option<&'a str>,
     results: Vec<Value>,
 }
@@ -34,6 +39,9 @@ pub async fn run(global: &Global, args: &SuiteBench) -> Result<(), CliError> {
         global,
         client,
         seconds: args.seconds,
+        replication_factor: args.replication_factor,
+        partitions: args.partitions,
+        idle_partitions: args.idle_partitions,
         before_each: args.before_each.as_deref(),
         results: Vec::new(),
     };
@@ -44,7 +52,10 @@ pub async fn run(global: &Global, args: &SuiteBench) -> Result<(), CliError> {
     if global.output == OutputFormat::Text {
         print_line(&limits.text())?;
     }
-    suite.run(&limits).await?;
+    match args.replication_factor {
+        1 => suite.run(&limits).await?,
+        _ => suite.run_replicated(&limits).await?,
+    }
     if global.output == OutputFormat::Json {
         print_json(&json!({"limits": limits.json(), "cases": suite.results}))?;
     }
@@ -110,12 +121,21 @@ impl Suite<'_> {
         }
     }
 
+    /// Of a replicated topic two replicas must have a record, as in every comparison.
+    fn configs(&self, cached: bool) -> Vec<String> {
+        let mut configs = vec![format!("write.caching={cached}")];
+        if self.replication_factor > 1 {
+            configs.push("min.insync.replicas=2".to_owned());
+        }
+        configs
+    }
+
     fn common(&self, record_size: usize, cached: bool) -> Common {
         Common {
             topic: None,
-            partitions: 1,
-            replication_factor: 1,
-            configs: vec![format!("write.caching={cached}")],
+            partitions: self.partitions,
+            replication_factor: self.replication_factor,
+            configs: self.configs(cached),
             record_size,
             seconds: Some(self.seconds),
             records: None,

@@ -1,0 +1,105 @@
+//! What the servers `dev`, `controller` and `broker` have in common: their log, their signals, their addresses.
+
+mod broker;
+mod controller;
+mod dev;
+
+pub use broker::run as broker;
+pub use controller::run as controller;
+pub use dev::run as dev;
+
+use crate::args::{OutputFormat, ServerArgs};
+use crate::error::CliError;
+use crate::output::print_line;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use thalweg_broker::StartError as BrokerStart;
+use thalweg_controller::StartError as ControllerStart;
+use thalweg_runtime::config::HostPort;
+use thalweg_runtime::{LogFormat, LogHandle, Shutdown, init_logging, shutdown_on_signals};
+
+/// A server's surroundings. Dropped last, so that the last words are written.
+pub(super) struct Process {
+    /// Triggered by SIGTERM and Ctrl-C.
+    pub(super) shutdown: Shutdown,
+    _log: LogHandle,
+}
+
+impl Process {
+    /// Sets up the log, the limit of open files and the signals.
+    pub(super) fn begin(args: &ServerArgs, default_level: &str) -> Result<Process, CliError> {
+        let format = match args.log_format {
+            OutputFormat::Text => LogFormat::Text,
+            OutputFormat::Json => LogFormat::Json,
+        };
+        let level = args.log_level.as_deref().unwrap_or(default_level);
+        let log = init_logging(format, level)
+            .map_err(|error| CliError::usage(format_args!("--log-level {level:?}: {error}")))?;
+        if let Err(error) = thalweg_runtime::process::raise_nofile_limit() {
+            tracing::warn!(%error, "the limit of open files could not be raised");
+        }
+        let shutdown = Shutdown::new();
+        shutdown_on_signals(&shutdown)
+            .map_err(|error| CliError::failed(format_args!("signals cannot be watched: {error}")))?;
+        Ok(Process { shutdown, _log: log })
+    }
+}
+
+/// Says that the server serves.
+pub(super) fn ready(endpoint: impl Display) {
+    say(&format!("ready on {endpoint}"));
+}
+
+/// Prints a line. Nobody reads it: no reason to stop serving, and none to leave without a clean stop.
+pub(super) fn say(line: &str) {
+    if let Err(error) = print_line(line) {
+        tracing::debug!(%error, "standard output is closed");
+    }
+}
+
+/// The first address of a host, so that a name such as localhost can be listened on.
+pub(super) async fn resolve(flag: &str, listen: &HostPort) -> Result<SocketAddr, CliError> {
+    let found = tokio::net::lookup_host((listen.host.as_str(), listen.port)).await;
+    let found = found.map_err(|error| CliError::usage(format_args!("{flag} {listen}: {error}")))?.next();
+    found.ok_or_else(|| CliError::usage(format_args!("{flag} {listen}: the host has no address")))
+}
+
+/// Refuses to listen on every address without a name that others could use.
+pub(super) fn reachable(
+    flag: &str,
+    listen: SocketAddr,
+    advertise: Option<&HostPort>,
+    advertise_flag: &str,
+) -> Result<(), CliError> {
+    if listen.ip().is_unspecified() && advertise.is_none() {
+        return Err(CliError::usage(format_args!(
+            "{flag} {listen} listens on every address of this machine, none of which others know"
+        ))
+        .with_hint(format!("name the one that they shall use with {advertise_flag} HOST:PORT")));
+    }
+    Ok(())
+}
+
+/// What a controller that did not start says.
+pub(super) fn controller_not_started(error: ControllerStart) -> CliError {
+    let in_use = error.is_in_use();
+    let failed = match error {
+        ControllerStart::Config(_) => CliError::usage(error),
+        _ => CliError::failed(error),
+    };
+    if in_use {
+        failed.with_hint(
+            "another thalweg runs on this folder: stop it, or choose another folder with --data-dir",
+        )
+    } else {
+        failed
+    }
+}
+
+/// What a broker that did not start says.
+pub(super) fn broker_not_started(error: BrokerStart) -> CliError {
+    match error {
+        BrokerStart::Config(_) => CliError::usage(error),
+        _ => CliError::failed(error),
+    }
+}

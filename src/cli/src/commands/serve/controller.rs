@@ -1,0 +1,48 @@
+//! `thalweg controller`.
+
+use super::{Process, controller_not_started, reachable, ready, resolve};
+use crate::args::ControllerArgs;
+use crate::error::CliError;
+use thalweg_controller::{Controller, ControllerConfig};
+use thalweg_core::NodeId;
+use thalweg_core::metadata::Endpoint;
+use thalweg_runtime::config::HostPort;
+
+/// Runs until SIGTERM or Ctrl-C.
+pub async fn run(args: ControllerArgs) -> Result<(), CliError> {
+    let process = Process::begin(&args.server, "info")?;
+    let config = config(args).await?;
+    let controller =
+        Controller::start(config, process.shutdown.clone()).await.map_err(controller_not_started)?;
+    ready(controller.listen_addr());
+    controller.join().await.map_err(CliError::failed)
+}
+
+async fn config(args: ControllerArgs) -> Result<ControllerConfig, CliError> {
+    let listen = resolve("--listen", &args.listen).await?;
+    let node_id = NodeId(args.node_id);
+    if !args.voters.iter().any(|voter| voter.id == node_id) {
+        reachable("--listen", listen, args.advertise.as_ref(), "--advertise")?;
+    }
+    Ok(ControllerConfig {
+        listen,
+        join: args.join,
+        advertise: args.advertise.as_ref().map(endpoint).transpose()?,
+        default_partitions: args.default_partitions,
+        default_replication_factor: args.default_replication_factor,
+        broker_session: args.broker_session,
+        session_grace: args.session_grace,
+        leader_balance_interval: args.leader_balance_interval,
+        leader_imbalance_percent: args.leader_imbalance_percent,
+        auto_balance: args.auto_balance,
+        max_moves_per_broker: args.max_moves_per_broker,
+        max_moves: args.max_moves,
+        raft_tick: args.raft_tick,
+        ..ControllerConfig::new(node_id, args.voters, args.data_dir)
+    })
+}
+
+fn endpoint(advertise: &HostPort) -> Result<Endpoint, CliError> {
+    Endpoint::new(&advertise.host, advertise.port)
+        .map_err(|error| CliError::usage(format_args!("--advertise {advertise}: {error}")))
+}
