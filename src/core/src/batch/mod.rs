@@ -12,6 +12,7 @@ mod error;
 mod header;
 mod reader;
 mod record;
+mod retain;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -24,4 +25,5 @@ pub use header::{
 };
 pub use reader::{BatchIter, BatchRef, Records, RecordsPosition};
 pub use record::{Header, HeadersView, RecordView};
+pub use retain::Retained;
 pub use validate::{Limits, ValidBatch};
