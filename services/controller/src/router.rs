@@ -5,10 +5,11 @@ use crate::peers::Peers;
 use crate::quorum::{Quorum, no_leader};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use thalweg_core::metadata::Endpoint;
 use thalweg_core::{ErrorCode, NodeId};
 use thalweg_proto::ApiError;
-use thalweg_raft::Role;
+use thalweg_raft::{RaftStatus, Role};
 use thalweg_runtime::{Dialer, RequestDeadline};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
@@ -17,6 +18,8 @@ use tonic::{Code, Request, Response, Status};
 /// Marks a call that was forwarded: it is not forwarded again, so that two controllers that each take the other for the leader
 /// do not pass it to and fro.
 const FORWARDED: &str = "thalweg-forwarded";
+/// How long a controller that is taken for the leader may take to find that it is.
+const ELECTED: Duration = Duration::from_millis(500);
 /// The largest answer that is passed on.
 pub const MAX_ANSWER_BYTES: usize = 64 << 20;
 
@@ -54,19 +57,19 @@ impl Router {
     /// Decides where the call goes.
     ///
     /// Errors: `CONTROLLER_NOT_AVAILABLE` while no leader is known, or to a call that was forwarded here by mistake.
-    pub fn route<T>(&self, request: Request<T>) -> Result<Route<T>, ApiError> {
-        let (role, leader) = {
-            let status = self.shared.quorum.status();
-            let status = status.borrow();
-            (status.role, status.leader)
-        };
-        if role == Role::Leader {
+    pub async fn route<T>(&self, request: Request<T>) -> Result<Route<T>, ApiError> {
+        let mut status = self.shared.quorum.status();
+        let leads = |status: &RaftStatus| status.role == Role::Leader;
+        if leads(&status.borrow()) {
             return Ok(Route::Here(request));
         }
-        let leader = leader.filter(|leader| *leader != self.shared.peers.node_id()).ok_or_else(no_leader)?;
         if request.metadata().contains_key(FORWARDED) {
-            return Err(no_leader());
+            // Others hear of a new leader's first message a moment before it says so itself.
+            let elected = tokio::time::timeout(ELECTED, status.wait_for(leads)).await;
+            return if matches!(elected, Ok(Ok(_))) { Ok(Route::Here(request)) } else { Err(no_leader()) };
         }
+        let leader = status.borrow().leader;
+        let leader = leader.filter(|leader| *leader != self.shared.peers.node_id()).ok_or_else(no_leader)?;
         let channel = self.channel(leader)?;
         let timeout = request
             .extensions()
@@ -140,7 +143,7 @@ impl Router {
 /// Serves a call here with `$here(request)` if this controller leads, else passes it on by the client's method.
 macro_rules! routed {
     ($router:expr, $request:expr, $client:ident :: $method:ident, $here:expr) => {
-        match $router.route($request)? {
+        match $router.route($request).await? {
             $crate::router::Route::Here(request) => match $here(request.into_inner()).await {
                 Ok(response) => Ok(tonic::Response::new(response)),
                 Err(error) => Err(tonic::Status::from(error)),

@@ -8,6 +8,8 @@ use std::time::Duration;
 use thalweg_core::NodeId;
 use thalweg_core::metadata::command::PutController;
 use thalweg_core::metadata::{Command, Endpoint, MetadataImage};
+use thalweg_raft::RaftStatus;
+use tokio::sync::watch::{self, error::RecvError};
 use tokio::time::sleep;
 
 /// Pause between two looks, so that a peer that changes its mind all the time costs little.
@@ -18,40 +20,46 @@ pub async fn run(quorum: &Quorum, peers: &Peers, voters: &Voters) {
     let mut status = quorum.status();
     let mut heard = peers.changes();
     loop {
-        let members: BTreeSet<NodeId> = {
-            let status = status.borrow_and_update();
-            status.voters.iter().chain(&status.learners).copied().collect()
-        };
         heard.borrow_and_update();
-        let claimed: BTreeMap<NodeId, Endpoint> =
-            members.iter().filter_map(|id| Some((*id, peers.claimed(*id)?))).collect();
-        // While members change, the change itself keeps the addresses.
-        if let Ok(_changing) = voters.try_change() {
-            for command in plan(&quorum.published().image(), &members, &claimed) {
-                if let Err(error) = quorum.propose(&command).await {
-                    tracing::warn!(%error, "a controller's address is not noted yet");
-                }
-            }
-        }
+        let members = members(&status.borrow_and_update());
+        let right = note(quorum, peers, voters, &members).await;
         sleep(PAUSE).await;
-        let known = members;
-        loop {
-            tokio::select! {
-                // Without the node or the peers this duty ends with the leadership.
-                changed = heard.changed() => if changed.is_ok() { break },
-                changed = status.changed() => {
-                    if changed.is_err() {
-                        std::future::pending::<()>().await;
-                    }
-                    let status = status.borrow_and_update();
-                    let members: BTreeSet<NodeId> = status.voters.iter().chain(&status.learners).copied().collect();
-                    if members != known {
-                        break;
-                    }
-                }
-            }
+        if !right {
+            continue;
+        }
+        let gone = tokio::select! {
+            changed = heard.changed() => changed.is_err(),
+            changed = change(&mut status, &members) => changed.is_err(),
+        };
+        if gone {
+            // Without the node this duty ends with the leadership.
+            return std::future::pending().await;
         }
     }
+}
+
+/// Waits until the group has other members than these.
+async fn change(status: &mut watch::Receiver<RaftStatus>, known: &BTreeSet<NodeId>) -> Result<(), RecvError> {
+    status.wait_for(|status| members(status) != *known).await.map(|_| ())
+}
+
+fn members(status: &RaftStatus) -> BTreeSet<NodeId> {
+    status.voters.iter().chain(&status.learners).copied().collect()
+}
+
+/// Notes what is to be noted; `false` if that must be tried again.
+async fn note(quorum: &Quorum, peers: &Peers, voters: &Voters, members: &BTreeSet<NodeId>) -> bool {
+    // While members change, the change itself keeps the addresses.
+    let Ok(_changing) = voters.try_change() else { return false };
+    let claimed = members.iter().filter_map(|id| Some((*id, peers.claimed(*id)?))).collect();
+    let mut right = true;
+    for command in plan(&quorum.published().image(), members, &claimed) {
+        if let Err(error) = quorum.propose(&command).await {
+            tracing::warn!(%error, "a controller's address is not noted yet");
+            right = false;
+        }
+    }
+    right
 }
 
 /// What must change so that the image names the members, and them alone, where they say they are.

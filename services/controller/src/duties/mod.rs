@@ -2,6 +2,7 @@
 //! begin with a leadership and end with it.
 
 mod addresses;
+mod balance;
 mod fencing;
 mod leaders;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thalweg_core::ClusterId;
 use thalweg_core::metadata::Command;
+use thalweg_core::metadata::balance::BalanceLimits;
 use thalweg_core::metadata::command::InitCluster;
 use thalweg_core::metadata::image::FEATURE_LEVEL;
 use thalweg_raft::RaftStatus;
@@ -72,7 +74,14 @@ impl Duties {
     async fn lead(&self) {
         self.found().await;
         let patience = Patience { session: self.config.broker_session, grace: self.config.session_grace };
+        let limits = BalanceLimits {
+            max_moves: self.config.max_moves,
+            max_moves_per_broker: self.config.max_moves_per_broker,
+            automatic: self.config.auto_balance,
+            ..BalanceLimits::default()
+        };
         tokio::join!(
+            balance::run(&self.quorum, limits),
             fencing::run(&self.quorum, &self.heartbeats, patience),
             addresses::run(&self.quorum, &self.peers, &self.voters),
             leaders::run(

@@ -23,6 +23,10 @@ use tokio::time::{Instant, sleep};
 const CAUGHT_UP_WITHIN: u64 = 100;
 /// How often it is looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long a change waits for another one.
+const UNDER_WAY: Duration = Duration::from_secs(2);
+/// How long a voter may take to give a sign of life: a new leader has heard nobody at first, and each forgets now and then.
+const HEARD: Duration = Duration::from_secs(2);
 /// How long a leader that is to be removed waits for its successor.
 const HAND_OVER: Duration = Duration::from_secs(3);
 
@@ -46,6 +50,15 @@ impl Voters {
         self.changing.try_lock()
     }
 
+    /// The same, waiting for what takes a moment only.
+    async fn change(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, ApiError> {
+        let waited = tokio::time::timeout(UNDER_WAY, self.changing.lock()).await;
+        waited.map_err(|_| {
+            let message = "another change of the voters is under way; try again after it";
+            ApiError::new(ErrorCode::InvalidVoters, message)
+        })
+    }
+
     /// Adds a voter; answers when it votes.
     pub async fn add(&self, request: v1::AddVoterRequest) -> Result<v1::AddVoterResponse, ApiError> {
         let id = node_id(request.node_id)?;
@@ -53,7 +66,7 @@ impl Voters {
             .endpoint
             .parse()
             .map_err(|error| ApiError::invalid("endpoint", format!("{:?}: {error}", request.endpoint)))?;
-        let _changing = self.try_change().map_err(|_| under_way())?;
+        let _changing = self.change().await?;
         let image = self.quorum.current_image().await?;
         let (voters, learners) = self.members();
         if let Some((other, _)) = image.controllers().find(|(other, at)| **at == endpoint && *other != id) {
@@ -97,8 +110,12 @@ impl Voters {
         loop {
             let last = self.quorum.status().borrow().commit;
             let progress = self.quorum.progress().await?;
+            // One that never answered counts as active at first, and a short log is soon nearly matched.
             let caught_up = |member: &Progress| {
-                member.id == id && member.active && member.matched.saturating_add(CAUGHT_UP_WITHIN) >= last
+                member.id == id
+                    && member.active
+                    && member.matched > 0
+                    && member.matched.saturating_add(CAUGHT_UP_WITHIN) >= last
             };
             if progress.iter().any(caught_up) {
                 return Ok(());
@@ -118,7 +135,7 @@ impl Voters {
     /// Removes a voter or learner.
     pub async fn remove(&self, request: v1::RemoveVoterRequest) -> Result<v1::RemoveVoterResponse, ApiError> {
         let id = node_id(request.node_id)?;
-        let _changing = self.try_change().map_err(|_| under_way())?;
+        let _changing = self.change().await?;
         self.quorum.current_image().await?;
         let (voters, learners) = self.members();
         if !voters.contains(&id) && !learners.contains(&id) {
@@ -135,12 +152,23 @@ impl Voters {
             return Err(ApiError::new(ErrorCode::ControllerNotAvailable, message));
         }
         if voters.contains(&id) {
-            check_rest(&self.quorum.progress().await?, &voters, id)?;
+            self.check_rest(&voters, id).await?;
         }
         let members = self.quorum.change_membership(MembershipChange::Remove(id)).await?;
         self.quorum.propose(&Command::RemoveController(id)).await?;
         tracing::info!(controller = %id, "voter removed");
         Ok(v1::RemoveVoterResponse { voters: ids(&members.voters) })
+    }
+
+    /// Whether the voters that stay are alive in sufficient number, as soon as they were heard.
+    async fn check_rest(&self, voters: &[NodeId], leaves: NodeId) -> Result<(), ApiError> {
+        let deadline = Instant::now() + HEARD;
+        loop {
+            match check_rest(&self.quorum.progress().await?, voters, leaves) {
+                Err(_) if Instant::now() < deadline => sleep(LOOK_EVERY).await,
+                checked => return checked,
+            }
+        }
     }
 
     /// Hands leadership over if this controller is the one that leads and is to be removed, and waits for a successor. Gives
@@ -191,10 +219,6 @@ fn node_id(id: u64) -> Result<NodeId, ApiError> {
         return Err(ApiError::invalid("node_id", "a controller's id is 1 or more"));
     }
     Ok(NodeId(id))
-}
-
-fn under_way() -> ApiError {
-    ApiError::new(ErrorCode::InvalidVoters, "another change of the voters is under way; try again after it")
 }
 
 fn ids(nodes: &[NodeId]) -> Vec<u64> {

@@ -5,11 +5,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use thalweg_controller::{Controller, ControllerConfig, ControllerSeams, Voter};
+use thalweg_controller::{Controller, ControllerConfig, ControllerSeams, StartError, Voter};
 use thalweg_core::metadata::{MetadataImage, codec};
 use thalweg_core::{ErrorCode, NodeId};
 use thalweg_proto::internal::v1 as wire;
@@ -176,8 +177,34 @@ pub struct Group {
     tune: fn(&mut ControllerConfig),
 }
 
+/// A port that is free and stays so while its controller is down: none of those that the system gives to others.
 fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let offset = (std::process::id() as u16 % 60) * 200 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let address = SocketAddr::from(([127, 0, 0, 1], 20_000 + offset % 12_000));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+/// What came of a call, once it is no longer for the want of a leader.
+pub async fn settled<T, F: Future<Output = Result<T, Status>>>(call: impl Fn() -> F) -> Result<T, Status> {
+    until("a settled answer", || async {
+        match call().await {
+            Err(status)
+                if matches!(
+                    code(&status),
+                    ErrorCode::ControllerNotAvailable | ErrorCode::RequestTimedOut
+                ) =>
+            {
+                None
+            }
+            answer => Some(answer),
+        }
+    })
+    .await
 }
 
 impl Group {
@@ -256,7 +283,8 @@ impl Group {
             });
             match started.await.unwrap() {
                 Ok(controller) => break controller,
-                // The thread of the one that was killed is still on its way out.
+                // The threads of the one that was killed are still on their way out.
+                Err(StartError::Bind(_)) if begin.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
                 Err(error) if begin.elapsed() < PATIENCE && error.is_in_use() => {
                     tokio::time::sleep(PAUSE).await
                 }
