@@ -2,21 +2,29 @@
 //!
 //! ```text
 //!   image ──► reconcile (one at a time, blocking) ──► table (swapped as a whole) ──► lookups
-//!                │ create, open, delete logs
+//!                │ 1. what is gone: nobody finds it, then its log is deleted
+//!                │ 2. roles: fence the log for the new epoch, then tell the partition, then the follower side
+//!                │ 3. what is new: logs created many at a time, then as 2
 //! ```
-//! Changes are found from the difference of two images, so an image that touches one topic costs one topic.
+//! Changes are found from the difference of two images, so an image that touches one partition costs one partition.
 
 use super::partition::{Partition, Role};
+use super::table::{Replica, Table, TopicReplicas};
 use crate::refusal;
+use crate::replication::follower::{Assignment, Assignments};
 use crate::settings::{TopicSettings, log_config};
 use arc_swap::ArcSwap;
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use thalweg_core::metadata::{MetadataImage, TopicImage};
-use thalweg_core::{BrokerId, Clock, MetadataVersion, PartitionId, TopicId, TopicName, TopicPartition};
-use thalweg_log::{LogConfig, LogManager};
+use thalweg_core::{BrokerId, Clock, MetadataVersion, PartitionId, TopicPartition};
+use thalweg_log::{AppendError, Log, LogManager, LogMode, NewLog};
 use thalweg_proto::ApiError;
 use tokio::sync::watch;
+
+/// New logs that are created before the partitions among them are served: large enough that a sync is shared by many, small
+/// enough that the first need not wait for the last.
+const CREATE_AT_ONCE: usize = 2_000;
 
 /// The partitions on this broker.
 #[derive(Debug)]
@@ -27,6 +35,7 @@ pub struct ReplicaManager {
     // The image that the table stands for; held while it is changed.
     applied: Mutex<Arc<MetadataImage>>,
     version: watch::Sender<MetadataVersion>,
+    assignments: Arc<Assignments>,
 }
 
 /// What is here under a name.
@@ -40,19 +49,12 @@ pub enum Lookup {
     Nowhere,
 }
 
-type Table = HashMap<TopicName, Arc<TopicReplicas>>;
-
-#[derive(Debug)]
-struct TopicReplicas {
-    id: TopicId,
-    // By index; `None` where another broker has it.
-    partitions: Vec<Option<Replica>>,
-}
-
-#[derive(Debug, Clone)]
-enum Replica {
-    Serving(Arc<Partition>),
-    Failed(ApiError),
+/// A partition whose log is to be opened.
+struct Missing {
+    topic: Arc<TopicImage>,
+    index: PartitionId,
+    // Why it could not be opened the last time.
+    failed: Option<ApiError>,
 }
 
 impl ReplicaManager {
@@ -65,6 +67,7 @@ impl ReplicaManager {
             table: ArcSwap::from_pointee(Table::new()),
             version: watch::Sender::new(empty.version()),
             applied: Mutex::new(empty),
+            assignments: Arc::default(),
         }
     }
 
@@ -73,36 +76,31 @@ impl ReplicaManager {
         &self.logs
     }
 
+    /// What is to be followed where, as it changes: for the follower side.
+    pub fn assignments(&self) -> &Arc<Assignments> {
+        &self.assignments
+    }
+
     /// What is here under that name.
     pub fn find(&self, topic: &str, partition: PartitionId) -> Lookup {
         let table = self.table.load();
-        let replica = table
-            .get(topic)
-            .zip(usize::try_from(partition.get()).ok())
-            .and_then(|(topic, index)| topic.partitions.get(index)?.as_ref());
-        match replica {
+        match table.get(topic).and_then(|topic| topic.get(partition)) {
             Some(Replica::Serving(partition)) => Lookup::Here(Arc::clone(partition)),
             Some(Replica::Failed(error)) => Lookup::Failed(error.clone()),
-            None => Lookup::Nowhere,
+            Some(Replica::Opening) | None => Lookup::Nowhere,
         }
     }
 
     /// The partitions that this broker leads now.
     pub fn led(&self) -> Vec<Arc<Partition>> {
         let table = self.table.load();
-        let served = table.values().flat_map(|topic| topic.partitions.iter().flatten());
-        served
-            .filter_map(|replica| match replica {
-                Replica::Serving(partition) if partition.leading().is_some() => Some(Arc::clone(partition)),
-                _ => None,
-            })
-            .collect()
+        let served = table.values().flat_map(|topic| topic.serving());
+        served.filter(|partition| partition.leading().is_some()).map(Arc::clone).collect()
     }
 
     /// How many partitions are served here.
     pub fn len(&self) -> usize {
-        let serving = |replica: &&Option<Replica>| matches!(replica, Some(Replica::Serving(_)));
-        self.table.load().values().map(|topic| topic.partitions.iter().filter(serving).count()).sum()
+        self.table.load().values().map(|topic| topic.serving().count()).sum()
     }
 
     /// Whether none is.
@@ -126,18 +124,23 @@ impl ReplicaManager {
         let mut table = Table::clone(&self.table.load());
         let mut gone = Vec::new();
         for topic in &changes.removed {
-            if table.get(&topic.name).is_some_and(|here| here.id == topic.id) {
-                gone.extend(table.remove(&topic.name));
+            if table.get(&topic.name).is_some_and(|here| here.image.id == topic.id)
+                && let Some(here) = table.remove(&topic.name)
+            {
+                gone.extend(here.serving().map(Arc::clone));
             }
+        }
+        let changed: HashSet<_> = changes.changed.iter().map(|topic| topic.id).collect();
+        let mut retried = failed(&table, image);
+        retried.retain(|topic| !changed.contains(&topic.id));
+        let mut missing = Vec::new();
+        for topic in changes.changed.iter().chain(&retried) {
+            self.take_in(&mut table, topic, &mut gone, &mut missing);
         }
         // First nobody finds them, then they go.
         self.table.store(Arc::new(table.clone()));
-        gone.iter().for_each(|topic| self.delete(topic));
-        let retried = failed(&table, image);
-        for topic in changes.changed.iter().chain(&retried) {
-            self.take_in(&mut table, topic, clock);
-        }
-        self.table.store(Arc::new(table));
+        self.remove(&gone);
+        self.open_missing(table, &missing, clock);
         *applied = Arc::clone(image);
         self.version.send_replace(image.version());
     }
@@ -146,127 +149,196 @@ impl ReplicaManager {
     /// nothing when there are none.
     pub fn retry_failed(&self, clock: &dyn Clock) {
         let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
-        let retried = failed(&self.table.load(), &applied);
-        if retried.is_empty() {
-            return;
-        }
         let mut table = Table::clone(&self.table.load());
+        let retried = failed(&table, &applied);
+        let (mut gone, mut missing) = (Vec::new(), Vec::new());
         for topic in &retried {
-            self.take_in(&mut table, topic, clock);
+            self.take_in(&mut table, topic, &mut gone, &mut missing);
         }
-        self.table.store(Arc::new(table));
+        if !missing.is_empty() {
+            self.open_missing(table, &missing, clock);
+        }
     }
 
-    fn take_in(&self, table: &mut Table, topic: &TopicImage, clock: &dyn Clock) {
-        let before = table.get(&topic.name).cloned();
-        match self.topic(topic, before.as_deref(), clock) {
-            Some(replicas) => table.insert(topic.name.clone(), Arc::new(replicas)),
-            None => table.remove(&topic.name),
-        };
-    }
-
-    /// Deletes the logs whose topic is gone, or is another one of the same name: what happened while the broker was down.
+    /// Deletes the logs whose topic is gone, or is another one of the same name, or whose replica moved away: what happened while
+    /// the broker was down.
     pub fn delete_strays(&self, image: &MetadataImage) {
-        for log in self.logs.logs() {
+        let is_stray = |log: &Arc<Log>| {
             let tp = log.topic_partition();
-            let stray = match image.topic(tp.topic.as_str()) {
-                None => true,
-                Some(topic) => {
-                    log.topic_id().is_some_and(|id| id != topic.id)
-                        || topic
-                            .partition(tp.partition)
-                            .is_none_or(|state| !state.replicas.contains(&self.me))
-                }
-            };
-            if stray {
-                tracing::info!(partition = %tp, "log of a deleted partition removed");
-                if let Err(error) = self.logs.delete(tp) {
-                    tracing::warn!(partition = %tp, %error, "log could not be removed");
-                }
-            }
-        }
+            let Some(topic) = image.topic(tp.topic.as_str()) else { return true };
+            let replica = topic.partition(tp.partition);
+            log.topic_id().is_some_and(|id| id != topic.id)
+                || replica.is_none_or(|state| !state.replicas.contains(&self.me))
+        };
+        let logs = self.logs.logs();
+        let strays: Vec<_> =
+            logs.iter().filter(|log| is_stray(log)).map(|log| log.topic_partition().clone()).collect();
+        self.delete_logs(&strays);
     }
 
-    fn topic(
+    /// Brings the partitions of a topic whose logs are open in line. What is to be opened is left to the caller, and so is what
+    /// is to go.
+    fn take_in(
         &self,
-        topic: &TopicImage,
-        before: Option<&TopicReplicas>,
-        clock: &dyn Clock,
-    ) -> Option<TopicReplicas> {
+        table: &mut Table,
+        topic: &Arc<TopicImage>,
+        gone: &mut Vec<Arc<Partition>>,
+        missing: &mut Vec<Missing>,
+    ) {
+        let mut before = table.get(&topic.name).cloned();
+        if let Some(other) = before.take_if(|before| before.image.id != topic.id) {
+            gone.extend(other.serving().map(Arc::clone));
+        }
+        let config = match &before {
+            Some(before) if before.image.config == topic.config => None,
+            _ => Some(log_config(&topic.config)),
+        };
         let settings = TopicSettings::from(&*topic.config);
-        let config = log_config(&topic.config);
         let partitions: Vec<_> = topic
             .partitions()
             .map(|(index, state)| {
-                let known = before.and_then(|before| before.partitions.get(index.get() as usize)?.clone());
+                let known = before.as_ref().and_then(|before| before.get(index).cloned());
                 if !state.replicas.contains(&self.me) {
                     if let Some(Replica::Serving(partition)) = known {
-                        self.remove(&partition);
+                        gone.push(partition);
                     }
                     return None;
                 }
-                let role = Role::of(state, &settings);
-                Some(match known {
+                let failed = match known {
                     Some(Replica::Serving(partition)) => {
-                        partition.log().update_config(config.clone());
-                        if **partition.role() != role {
-                            partition.set_role(role);
+                        if let Some(config) = &config {
+                            partition.log().update_config(config.clone());
                         }
-                        Replica::Serving(partition)
+                        let old = before.as_ref().and_then(|before| before.image.partition(index));
+                        let same = config.is_none() && old.is_some_and(|old| Arc::ptr_eq(old, state));
+                        return Some(if same {
+                            Replica::Serving(partition)
+                        } else {
+                            self.with_role(partition, Role::of(state, &settings))
+                        });
                     }
-                    known => {
-                        let opened = self.open(topic, index, role, config.clone(), clock);
-                        // Once is enough while the same error stays.
-                        match (&opened, &known) {
-                            (Replica::Failed(now), Some(Replica::Failed(before))) if now == before => {}
-                            (Replica::Failed(error), _) => {
-                                tracing::error!(topic = %topic.name, partition = %index, %error, "partition could not be opened");
-                            }
-                            _ => {}
-                        }
-                        opened
-                    }
-                })
+                    Some(Replica::Failed(error)) => Some(error),
+                    Some(Replica::Opening) | None => None,
+                };
+                let opening = failed.clone().map_or(Replica::Opening, Replica::Failed);
+                missing.push(Missing { topic: Arc::clone(topic), index, failed });
+                Some(opening)
             })
             .collect();
-        partitions.iter().any(Option::is_some).then_some(TopicReplicas { id: topic.id, partitions })
-    }
-
-    fn open(
-        &self,
-        topic: &TopicImage,
-        index: PartitionId,
-        role: Role,
-        config: LogConfig,
-        clock: &dyn Clock,
-    ) -> Replica {
-        let tp = TopicPartition::new(topic.name.clone(), index);
-        match self.logs.get_or_create(&tp, Some(topic.id), config.clone(), clock.now()) {
-            Ok(log) => {
-                // A log that was found on disk was opened before this topic's configuration was known for sure.
-                log.update_config(config);
-                tracing::debug!(partition = %tp, end = %log.log_end_offset(), "partition opened");
-                Replica::Serving(Partition::new(tp, topic.id, self.me, log, role))
-            }
-            Err(error) => Replica::Failed(refusal::open(&error)),
+        if partitions.iter().any(Option::is_some) {
+            table
+                .insert(topic.name.clone(), Arc::new(TopicReplicas { image: Arc::clone(topic), partitions }));
+        } else {
+            table.remove(&topic.name);
         }
     }
 
-    fn delete(&self, topic: &TopicReplicas) {
-        for replica in topic.partitions.iter().flatten() {
-            if let Replica::Serving(partition) = replica {
-                self.remove(partition);
+    /// A partition with another role, or why it cannot take it; then its log stays, and is asked for again with the next image.
+    fn with_role(&self, partition: Arc<Partition>, role: Role) -> Replica {
+        match self.change_role(&partition, role) {
+            Ok(()) => Replica::Serving(partition),
+            Err(error) => {
+                tracing::error!(partition = %partition.topic_partition(), %error, "the role could not be taken");
+                partition.retire();
+                self.assignments.post(Assignment::none(&partition));
+                Replica::Failed(refusal::append(&error))
             }
         }
     }
 
-    fn remove(&self, partition: &Partition) {
+    /// Gives a partition another role. Appends of the old one have ended, and later ones are refused, before anyone sees it.
+    fn change_role(&self, partition: &Arc<Partition>, role: Role) -> Result<(), AppendError> {
+        let before = Arc::clone(&partition.role());
+        if *before == role {
+            return Ok(());
+        }
+        self.fence(partition.log(), &role)?;
+        let follows = |role: &Role| (role.leader, role.leader_epoch, role.adding.contains(&self.me));
+        let moved = follows(&before) != follows(&role);
+        partition.set_role(role);
+        if moved {
+            self.assignments.post(Assignment::of(partition, self.me));
+        }
+        Ok(())
+    }
+
+    fn fence(&self, log: &Log, role: &Role) -> Result<(), AppendError> {
+        let mode = if role.leader == self.me { LogMode::Leading } else { LogMode::Following };
+        log.begin_epoch(role.leader_epoch, mode).map(drop)
+    }
+
+    /// Opens logs, creating those that are new, and serves their partitions.
+    fn open_missing(&self, mut table: Table, missing: &[Missing], clock: &dyn Clock) {
+        for some in missing.chunks(CREATE_AT_ONCE) {
+            let wanted: Vec<NewLog> = some.iter().map(Missing::log).collect();
+            let logs = self.logs.get_or_create_many(&wanted, clock.now());
+            for ((missing, wanted), log) in some.iter().zip(wanted).zip(logs) {
+                let opened = log.map_err(|error| refusal::open(&error));
+                let replica = match opened.and_then(|log| self.serve(missing, wanted, log)) {
+                    Ok(partition) => Replica::Serving(partition),
+                    Err(error) => {
+                        // Once is enough while the same error stays.
+                        if missing.failed.as_ref() != Some(&error) {
+                            tracing::error!(topic = %missing.topic.name, partition = %missing.index, %error, "partition could not be opened");
+                        }
+                        Replica::Failed(error)
+                    }
+                };
+                let slot = table
+                    .get_mut(&missing.topic.name)
+                    .and_then(|topic| Arc::make_mut(topic).partitions.get_mut(missing.index.get() as usize));
+                if let Some(slot) = slot {
+                    *slot = Some(replica);
+                }
+            }
+            self.table.store(Arc::new(table.clone()));
+        }
+    }
+
+    fn serve(&self, missing: &Missing, wanted: NewLog, log: Arc<Log>) -> Result<Arc<Partition>, ApiError> {
+        let topic = &missing.topic;
+        let state = topic.partition(missing.index).ok_or_else(|| {
+            refusal::internal("a partition that does not exist was opened", &wanted.partition)
+        })?;
+        // A log that was found on disk was opened before this topic's configuration was known for sure.
+        log.update_config(wanted.config);
+        let role = Role::of(state, &TopicSettings::from(&*topic.config));
+        self.fence(&log, &role).map_err(|error| refusal::append(&error))?;
+        tracing::debug!(partition = %wanted.partition, end = %log.log_end_offset(), "partition opened");
+        let partition = Partition::new(wanted.partition, topic.id, self.me, log, role);
+        self.assignments.post(Assignment::of(&partition, self.me));
+        Ok(partition)
+    }
+
+    fn remove(&self, gone: &[Arc<Partition>]) {
         // First the handlers let go, then the files.
-        partition.retire();
-        let tp = partition.topic_partition();
-        match self.logs.delete(tp) {
-            Ok(_) => tracing::info!(partition = %tp, "partition removed"),
-            Err(error) => tracing::warn!(partition = %tp, %error, "partition could not be removed"),
+        for partition in gone {
+            partition.retire();
+            self.assignments.post(Assignment::none(partition));
+        }
+        let names: Vec<_> = gone.iter().map(|partition| partition.topic_partition().clone()).collect();
+        self.delete_logs(&names);
+    }
+
+    fn delete_logs(&self, names: &[TopicPartition]) {
+        if names.is_empty() {
+            return;
+        }
+        for (name, deleted) in names.iter().zip(self.logs.delete_many(names)) {
+            match deleted {
+                Ok(_) => tracing::info!(partition = %name, "partition removed"),
+                Err(error) => tracing::warn!(partition = %name, %error, "partition could not be removed"),
+            }
+        }
+    }
+}
+
+impl Missing {
+    fn log(&self) -> NewLog {
+        NewLog {
+            partition: TopicPartition::new(self.topic.name.clone(), self.index),
+            topic_id: Some(self.topic.id),
+            config: log_config(&self.topic.config),
         }
     }
 }
@@ -275,10 +347,4 @@ impl ReplicaManager {
 fn failed(table: &Table, image: &MetadataImage) -> Vec<Arc<TopicImage>> {
     let failed = table.iter().filter(|(_, topic)| topic.has_failed());
     failed.filter_map(|(name, _)| image.topic(name.as_str()).cloned()).collect()
-}
-
-impl TopicReplicas {
-    fn has_failed(&self) -> bool {
-        self.partitions.iter().any(|replica| matches!(replica, Some(Replica::Failed(_))))
-    }
 }

@@ -3,6 +3,7 @@
 mod manager;
 mod partition;
 mod session;
+mod table;
 
 pub use manager::{Lookup, ReplicaManager};
 pub use partition::{IsrProposal, Partition, Registration, Role};
