@@ -5,6 +5,7 @@ mod bombs;
 mod canary;
 mod data_folders;
 mod full_disk;
+mod half_messages;
 mod offsets;
 mod port;
 mod producers;

@@ -4,7 +4,11 @@
 //! |---|---|
 //! | `THALWEG_TEST_BINARY` | the program to test, instead of the one built beside these tests |
 //! | `THALWEG_TEST_LOGS` | files, parted by spaces, that `real_logs` sends instead of generated ones |
-//! | `THALWEG_KILL_ROUNDS` | rounds of `kill_rounds`, by default 3 |
+//! | `THALWEG_KILL_ROUNDS` | kills of the tests that kill, by default 3 of one server and 4 of a cluster's processes |
+//! | `THALWEG_KILL_SEED` | which processes of a cluster are killed when: a run prints its own |
+//! | `THALWEG_FAILOVER_ROUNDS` | how often `failover` measures each kind, by default once |
+//! | `THALWEG_MANY_PARTITIONS` | partitions of a cluster that has many, by default 300 |
+//! | `THALWEG_TEST_KEEP` | keeps the folders of a cluster whose test failed |
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
@@ -13,5 +17,6 @@ mod harness;
 mod kill_rounds;
 mod many_partitions;
 mod real_logs;
+mod replicated;
 mod streaming_input;
 mod streams;

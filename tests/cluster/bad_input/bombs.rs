@@ -108,6 +108,39 @@ async fn bombs_are_refused_within_bounded_memory() {
     canary.sings(&api).await;
 }
 
+/// Threads of the server, and bombs that are thrown at once, when it has many.
+const THREADS: usize = 16;
+/// What the server may grow by however many threads inflate: 4 large batches at once, each with 64 MiB and as much for the
+/// buffers that this one grew out of, and for each thread what every batch may take, 8 MiB with the buffers, and the codec's
+/// window of 8 MiB. All threads at once would take 2 GiB.
+const MAX_GROWTH_IN_TURNS: u64 = (4 * 2 * 64 + THREADS as u64 * (8 + 8)) << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_threads_inflate_in_turns() {
+    let dev = Dev::start_with_threads(THREADS);
+    let api = Api::connect(&dev).await;
+    let mut canary = Canary::new(&api).await;
+    api.create_topic("t", 1, &[("max.message.bytes", "8388608")]).await;
+    let before = api.broker().await.resident_bytes;
+    let watch = Watch::start(&Api::connect(&dev).await);
+    for codec in [Compression::Zstd, Compression::Lz4, Compression::Gzip] {
+        let bytes = bomb(codec, &zeros(codec, GIB));
+        let mut calls = Vec::new();
+        for _ in 0..2 * THREADS {
+            // A connection each: calls on one connection may share a thread.
+            let (api, bytes) = (Api::connect(&dev).await, bytes.clone());
+            calls.push(tokio::spawn(async move { api.produce_batch("t", 0, bytes).await }));
+        }
+        for call in calls {
+            refused(call.await.unwrap(), Code::InvalidArgument, ErrorCode::MessageTooLarge);
+        }
+    }
+    let peak = watch.stop().await;
+    println!("resident: {} MiB before, {} MiB at most", before >> 20, peak >> 20);
+    assert!(peak < before + MAX_GROWTH_IN_TURNS, "{before} bytes before, {peak} at most");
+    canary.sings(&api).await;
+}
+
 /// Asks the server for its memory all the while.
 struct Watch {
     stop: Arc<AtomicBool>,

@@ -59,7 +59,12 @@ pub struct Api {
 impl Api {
     /// Connects.
     pub async fn connect(dev: &Dev) -> Api {
-        let endpoint = Endpoint::from_shared(format!("http://{}", dev.addr())).unwrap();
+        Api::at(&dev.addr().to_string()).await
+    }
+
+    /// Connects to `host:port`.
+    pub async fn at(endpoint: &str) -> Api {
+        let endpoint = Endpoint::from_shared(format!("http://{endpoint}")).unwrap();
         let channel = within("connecting", endpoint.connect()).await.unwrap();
         Api {
             producer: ProducerServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER),

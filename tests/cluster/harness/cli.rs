@@ -32,7 +32,19 @@ pub fn from_workspace(path: &Path) -> PathBuf {
 
 /// The program, with none of the caller's own settings.
 pub fn program() -> Command {
-    let mut command = Command::new(binary());
+    program_in(None)
+}
+
+/// The program in a network namespace.
+pub fn program_in(namespace: Option<&str>) -> Command {
+    let mut command = match namespace {
+        Some(namespace) => {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", namespace]).arg(binary());
+            command
+        }
+        None => Command::new(binary()),
+    };
     for (name, _) in std::env::vars_os() {
         if name.as_encoded_bytes().starts_with(b"THALWEG_") {
             command.env_remove(name);
@@ -50,7 +62,12 @@ pub struct Cli {
 impl Cli {
     /// The program with arguments.
     pub fn new(args: &[&str]) -> Cli {
-        let mut command = program();
+        Cli::new_in(None, args)
+    }
+
+    /// The same in a network namespace.
+    pub fn new_in(namespace: Option<&str>, args: &[&str]) -> Cli {
+        let mut command = program_in(namespace);
         command.args(args);
         Cli { command, input: Vec::new() }
     }

@@ -26,6 +26,7 @@ pub struct Dev {
     addr: SocketAddr,
     home: TempDir,
     data_dir: PathBuf,
+    threads: Option<usize>,
 }
 
 struct Running(Child);
@@ -47,8 +48,18 @@ impl Dev {
 
     /// Starts one on `data_dir`, which may lie elsewhere; what it says goes to `home`.
     pub fn start_with(home: TempDir, data_dir: PathBuf) -> Dev {
-        let mut dev = Dev { running: None, addr: ([127, 0, 0, 1], 0).into(), home, data_dir };
+        let mut dev = Dev { running: None, addr: ([127, 0, 0, 1], 0).into(), home, data_dir, threads: None };
         dev.launch(dev.addr);
+        dev
+    }
+
+    /// Starts one on a new folder whose calls run on so many threads, whatever the machine has.
+    pub fn start_with_threads(threads: usize) -> Dev {
+        let home = tempfile::tempdir().unwrap();
+        let data_dir = home.path().join("data");
+        let addr = ([127, 0, 0, 1], 0).into();
+        let mut dev = Dev { running: None, addr, home, data_dir, threads: Some(threads) };
+        dev.launch(addr);
         dev
     }
 
@@ -58,7 +69,7 @@ impl Dev {
         let data_dir = home.path().join("data");
         // Nobody can tell which port it took: find a free one for it.
         let addr = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
-        let mut dev = Dev { running: None, addr, home, data_dir };
+        let mut dev = Dev { running: None, addr, home, data_dir, threads: None };
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         dev.spawn(addr, writer.into());
@@ -185,6 +196,9 @@ impl Dev {
         let stderr = OpenOptions::new().create(true).append(true).open(self.stderr_path()).unwrap();
         let mut command = program();
         command.arg("dev").arg("--data-dir").arg(&self.data_dir).args(["--listen", &listen.to_string()]);
+        if let Some(threads) = self.threads {
+            command.env("TOKIO_WORKER_THREADS", threads.to_string());
+        }
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         &mut self.running.insert(Running(child)).0.stdout

@@ -1,6 +1,7 @@
 //! Lines as they are sent and as they come back.
 
 use super::cli::from_workspace;
+use super::random::Random;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -76,7 +77,7 @@ pub fn log_like_files(folder: &Path) -> Vec<PathBuf> {
         let files = files.into_string().expect("THALWEG_TEST_LOGS is text");
         return files.split_whitespace().map(|file| from_workspace(Path::new(file))).collect();
     }
-    let mut random = Random(0x7468_616c_7765_6721);
+    let mut random = Random::new(0x7468_616c_7765_6721);
     let write = |name: &str, bytes: Vec<u8>| {
         let path = folder.join(name);
         std::fs::write(&path, bytes).unwrap();
@@ -145,26 +146,5 @@ fn random_byte_of_a_line(random: &mut Random) -> u8 {
     match random.next() as u8 {
         b'\n' => b'\r',
         byte => byte,
-    }
-}
-
-/// SplitMix64: the same bytes on every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn hex(&mut self, digits: usize) -> String {
-        (0..digits.div_ceil(16)).map(|_| format!("{:016x}", self.next())).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! A command that runs while the test goes on: lines in, lines out.
 
-use super::cli::program;
+use super::cli::{program, program_in};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -23,6 +23,13 @@ impl Live {
     /// Starts the program with arguments.
     pub fn start(args: &[&str]) -> Live {
         let mut command = program();
+        command.args(args);
+        Live::spawn(command)
+    }
+
+    /// The same in a network namespace.
+    pub fn start_in(namespace: Option<&str>, args: &[&str]) -> Live {
+        let mut command = program_in(namespace);
         command.args(args);
         Live::spawn(command)
     }

@@ -8,6 +8,18 @@ pub fn partition_dir(data_dir: &Path, topic: &str, partition: i32) -> PathBuf {
     data_dir.join("logs").join(format!("{topic}-{partition}"))
 }
 
+/// The segments of a broker's replica, in the order of their offsets.
+pub fn segments(broker_dir: &Path, topic: &str, partition: i32) -> Vec<PathBuf> {
+    let folder = broker_dir.join(format!("{topic}-{partition}"));
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut found: Vec<PathBuf> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "log"))
+        .collect();
+    found.sort();
+    found
+}
+
 /// All files under the data folder's logs with one of these endings, in the order of their names.
 pub fn log_files(data_dir: &Path, endings: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();

@@ -3,15 +3,25 @@
 mod api;
 mod batches;
 mod cli;
+mod cluster;
 mod dev;
 mod lines;
 mod live;
 mod logs;
+mod namespaces;
+mod ports;
+mod random;
+mod server;
+mod steady;
 
 pub use api::{Api, fetch_request, records, refused, within};
 pub use batches::{batch, batch_of, reseal, stamped};
 pub use cli::{Cli, Output};
+pub use cluster::{Cluster, PartitionState, Setup, eventually};
 pub use dev::Dev;
 pub use lines::{Consumed, Sent, bag, consumed, dump_format, log_like_files, split_lines};
 pub use live::Live;
-pub use logs::{dump_verify_all, log_files, partition_dir};
+pub use logs::{dump_verify_all, log_files, partition_dir, segments};
+pub use namespaces::Namespaces;
+pub use random::Random;
+pub use steady::{Acknowledged, Pace, Reading, Steady, reading};

@@ -1,0 +1,455 @@
+//! A cluster of controllers and brokers, each a process of its own.
+
+use super::api::Api;
+use super::cli::Cli;
+use super::logs::segments;
+use super::ports::free_ports;
+use super::server::Server;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use thalweg_core::batch::BatchIter;
+
+/// How long the cluster may take for what it does by itself, however slow the machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often it is looked at.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Controllers and brokers on one machine, and their folders. Dropping it kills them all.
+pub struct Cluster {
+    // Dropped first: the processes must be gone before their folders.
+    controllers: Vec<(u64, Server)>,
+    brokers: Vec<(i32, Server)>,
+    hosts: Hosts,
+    home: TempDir,
+    voters: Vec<String>,
+    broker_flags: Vec<String>,
+    controller_flags: Vec<String>,
+    /// Where clients reach each broker.
+    endpoints: Vec<(i32, String)>,
+}
+
+/// Where the processes run.
+pub trait Places: Send {
+    /// The network namespace of a broker, and its address there.
+    fn broker(&self, id: i32) -> (Option<String>, String);
+    /// The network namespace of controllers and clients, and their address there.
+    fn rest(&self) -> (Option<String>, String);
+}
+
+type Hosts = Box<dyn Places>;
+
+/// Everything on the loopback address.
+struct Loopback;
+
+impl Places for Loopback {
+    fn broker(&self, _: i32) -> (Option<String>, String) {
+        self.rest()
+    }
+
+    fn rest(&self) -> (Option<String>, String) {
+        (None, "127.0.0.1".to_owned())
+    }
+}
+
+/// How a partition stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionState {
+    pub partition: i32,
+    pub leader: i32,
+    pub leader_epoch: i32,
+    pub replicas: Vec<i32>,
+    pub isr: Vec<i32>,
+}
+
+/// What a cluster is started with.
+pub struct Setup {
+    pub controllers: u64,
+    pub brokers: i32,
+    pub controller_flags: Vec<&'static str>,
+    pub broker_flags: Vec<&'static str>,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup { controllers: 3, brokers: 3, controller_flags: Vec::new(), broker_flags: Vec::new() }
+    }
+}
+
+impl Cluster {
+    /// Three controllers, three brokers, and waits until all serve.
+    pub fn start() -> Cluster {
+        Cluster::start_with(Setup::default())
+    }
+
+    /// The same with other numbers and flags.
+    pub fn start_with(setup: Setup) -> Cluster {
+        Cluster::start_in(setup, Box::new(Loopback))
+    }
+
+    /// The same in places of their own.
+    pub fn start_in(setup: Setup, hosts: Box<dyn Places>) -> Cluster {
+        let home = tempfile::tempdir().unwrap();
+        let (_, host) = hosts.rest();
+        let ports = free_ports(usize::try_from(setup.controllers).unwrap());
+        let voters = (1..).zip(ports).map(|(id, port): (u64, u16)| format!("{id}@{host}:{port}")).collect();
+        let owned = |flags: Vec<&str>| flags.into_iter().map(str::to_owned).collect();
+        let mut cluster = Cluster {
+            controllers: Vec::new(),
+            brokers: Vec::new(),
+            hosts,
+            home,
+            voters,
+            broker_flags: owned(setup.broker_flags),
+            controller_flags: owned(setup.controller_flags),
+            endpoints: Vec::new(),
+        };
+        for voter in cluster.voters.clone() {
+            let (id, listen) = voter.split_once('@').unwrap();
+            let voters = cluster.voters.join(",");
+            cluster.new_controller(id.parse().unwrap(), listen, &["--voters", &voters]);
+        }
+        cluster.controllers.iter_mut().for_each(|(_, server)| server.spawn());
+        cluster.controllers.iter_mut().for_each(|(_, server)| drop(server.await_ready()));
+        for id in 1..=setup.brokers {
+            cluster.new_broker(id, &[]);
+        }
+        cluster.brokers.iter_mut().for_each(|(_, server)| server.spawn());
+        cluster.brokers.iter_mut().for_each(|(_, server)| drop(server.await_ready()));
+        cluster
+    }
+
+    /// Adds a controller that is not started yet.
+    fn new_controller(&mut self, id: u64, listen: &str, more: &[&str]) {
+        let folder = self.home.path().join(format!("controller-{id}"));
+        let mut args: Vec<String> =
+            ["controller", "--node-id", &id.to_string(), "--listen", listen, "--data-dir"]
+                .map(str::to_owned)
+                .to_vec();
+        args.push(folder.to_str().unwrap().to_owned());
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        args.extend(self.controller_flags.iter().cloned());
+        let (namespace, _) = self.hosts.rest();
+        let stderr = self.home.path().join(format!("controller-{id}.log"));
+        let server = Server::new(&format!("controller {id}"), namespace.as_deref(), args, stderr);
+        self.controllers.push((id, server));
+    }
+
+    /// Adds a broker that is not started yet.
+    pub fn new_broker(&mut self, id: i32, more: &[&str]) {
+        let (namespace, host) = self.hosts.broker(id);
+        let ports = free_ports(2);
+        let (public, internal) = (format!("{host}:{}", ports[0]), format!("{host}:{}", ports[1]));
+        let controllers: Vec<&str> =
+            self.voters.iter().filter_map(|voter| Some(voter.split_once('@')?.1)).collect();
+        let mut args: Vec<String> = [
+            "broker",
+            "--node-id",
+            &id.to_string(),
+            "--listen",
+            &public,
+            "--internal-listen",
+            &internal,
+            "--controllers",
+            &controllers.join(","),
+            "--data-dir",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        args.push(self.broker_dir(id).to_str().unwrap().to_owned());
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        args.extend(self.broker_flags.iter().cloned());
+        let stderr = self.home.path().join(format!("broker-{id}.log"));
+        let server = Server::new(&format!("broker {id}"), namespace.as_deref(), args, stderr);
+        self.brokers.push((id, server));
+        self.endpoints.push((id, public));
+    }
+
+    /// Adds a broker and waits until it serves.
+    pub fn join_broker(&mut self, id: i32, more: &[&str]) {
+        self.new_broker(id, more);
+        self.broker(id).start();
+    }
+
+    /// Adds a controller that waits to be taken in, waits until it serves, and gives its address.
+    pub fn join_controller(&mut self, id: u64) -> String {
+        let (_, host) = self.hosts.rest();
+        let listen = format!("{host}:{}", free_ports(1)[0]);
+        let voters = self.voters.join(",");
+        self.new_controller(id, &listen, &["--join", "--voters", &voters]);
+        self.controller(id).start();
+        listen
+    }
+
+    /// Starts a controller that believes to have founded the group with others than it was.
+    pub fn stray_controller(&mut self, id: u64, others: &str) {
+        let (_, host) = self.hosts.rest();
+        let listen = format!("{host}:{}", free_ports(1)[0]);
+        let voters = format!("{others},{id}@{listen}");
+        self.new_controller(id, &listen, &["--voters", &voters]);
+        self.controller(id).spawn();
+    }
+
+    /// The broker that was added last, even if another has its id.
+    pub fn last_broker(&mut self) -> &mut Server {
+        &mut self.brokers.last_mut().expect("a broker was added").1
+    }
+
+    /// One broker's process.
+    pub fn broker(&mut self, id: i32) -> &mut Server {
+        let found = self.brokers.iter_mut().find(|(broker, _)| *broker == id);
+        &mut found.unwrap_or_else(|| panic!("no broker {id}")).1
+    }
+
+    /// One controller's process.
+    pub fn controller(&mut self, id: u64) -> &mut Server {
+        let found = self.controllers.iter_mut().find(|(controller, _)| *controller == id);
+        &mut found.unwrap_or_else(|| panic!("no controller {id}")).1
+    }
+
+    /// The ids of the brokers.
+    pub fn broker_ids(&self) -> Vec<i32> {
+        self.brokers.iter().map(|(id, _)| *id).collect()
+    }
+
+    /// The ids of the controllers.
+    pub fn controller_ids(&self) -> Vec<u64> {
+        self.controllers.iter().map(|(id, _)| *id).collect()
+    }
+
+    /// A broker's folder.
+    pub fn broker_dir(&self, id: i32) -> PathBuf {
+        self.home.path().join(format!("broker-{id}"))
+    }
+
+    /// Where clients reach a broker.
+    pub fn endpoint(&self, id: i32) -> &str {
+        let found = self.endpoints.iter().find(|(broker, _)| *broker == id);
+        &found.unwrap_or_else(|| panic!("no broker {id}")).1
+    }
+
+    /// All brokers, as `--bootstrap` takes them.
+    pub fn bootstrap(&self) -> String {
+        let endpoints: Vec<&str> = self.endpoints.iter().map(|(_, endpoint)| endpoint.as_str()).collect();
+        endpoints.join(",")
+    }
+
+    /// The founding controllers, as `--voters` takes them.
+    pub fn voters(&self) -> String {
+        self.voters.join(",")
+    }
+
+    /// The namespace that commands run in.
+    pub fn namespace(&self) -> Option<String> {
+        self.hosts.rest().0
+    }
+
+    /// A command that may talk to any broker.
+    pub fn cli(&self, args: &[&str]) -> Cli {
+        Cli::new_in(self.namespace().as_deref(), args).args(["--bootstrap", &self.bootstrap()])
+    }
+
+    /// A command that talks to one broker.
+    pub fn cli_at(&self, id: i32, args: &[&str]) -> Cli {
+        Cli::new_in(self.namespace().as_deref(), args).args(["--bootstrap", self.endpoint(id)])
+    }
+
+    /// Plain gRPC to one broker.
+    pub async fn api(&self, id: i32) -> Api {
+        Api::at(self.endpoint(id)).await
+    }
+
+    /// Creates a topic with factor 3 and `min.insync.replicas=2`, and waits until every replica is in sync.
+    pub fn create_topic(&self, name: &str, partitions: u32, configs: &[&str]) {
+        let partitions = partitions.to_string();
+        let create = ["topic", "create", name, "--partitions", &partitions, "--replication-factor", "3"];
+        let configs = ["min.insync.replicas=2"].iter().chain(configs);
+        let configs = configs.flat_map(|config| ["--config", config]);
+        self.cli(&create).args(configs).run().ok();
+        self.await_in_sync(name);
+    }
+
+    /// How a topic's partitions stand, as any broker knows it.
+    pub fn describe(&self, topic: &str) -> Vec<PartitionState> {
+        let output = self.cli(&["topic", "describe", topic, "-o", "json"]).run().ok();
+        let described: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let number = |value: &Value| i32::try_from(value.as_i64().unwrap()).unwrap();
+        let ids = |value: &Value| value.as_array().unwrap().iter().map(number).collect();
+        let partitions = described["partitions"].as_array().unwrap().iter();
+        let state = |partition: &Value| PartitionState {
+            partition: number(&partition["partition"]),
+            leader: number(&partition["leader"]),
+            leader_epoch: number(&partition["leader_epoch"]),
+            replicas: ids(&partition["replicas"]),
+            isr: ids(&partition["isr"]),
+        };
+        partitions.map(state).collect()
+    }
+
+    /// The cluster, as `cluster describe -o json` prints it.
+    pub fn describe_cluster(&self) -> Value {
+        let output = self.cli(&["cluster", "describe", "-o", "json"]).run();
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {} {}", output.text(), output.stderr))
+    }
+
+    /// Waits until a topic is as wanted.
+    #[track_caller]
+    pub fn await_topic(
+        &self,
+        topic: &str,
+        what: &str,
+        wanted: impl Fn(&[PartitionState]) -> bool,
+    ) -> Vec<PartitionState> {
+        let begun = Instant::now();
+        loop {
+            let partitions = self.describe(topic);
+            if wanted(&partitions) {
+                return partitions;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{topic} is not {what}: {partitions:#?}");
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until every replica of a topic is in sync.
+    #[track_caller]
+    pub fn await_in_sync(&self, topic: &str) -> Vec<PartitionState> {
+        self.await_topic(topic, "in sync everywhere", |partitions| {
+            partitions.iter().all(|one| one.leader >= 0 && one.isr.len() == one.replicas.len())
+        })
+    }
+
+    /// The controller that leads, once one does.
+    #[track_caller]
+    pub fn leading_controller(&self) -> u64 {
+        let begun = Instant::now();
+        loop {
+            let leader = self.describe_cluster()["controller_leader_id"].as_u64().unwrap();
+            if leader > 0 {
+                return leader;
+            }
+            assert!(begun.elapsed() < PATIENCE, "no controller leads");
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Checks that the replicas of each partition of a topic are byte for byte the same below the lowest of their ends, that this
+    /// is at least `committed` of that partition, and that `log dump` finds no fault. All brokers must have stopped.
+    #[track_caller]
+    pub fn check_replicas(&self, topic: &str, partitions: &[PartitionState], committed: impl Fn(i32) -> i64) {
+        for partition in partitions {
+            let logs: Vec<(i32, Vec<u8>)> = partition
+                .replicas
+                .iter()
+                .map(|broker| {
+                    (
+                        *broker,
+                        self.log_below(*broker, topic, partition.partition, committed(partition.partition)),
+                    )
+                })
+                .collect();
+            let (first, others) = logs.split_first().expect("a partition has replicas");
+            for other in others {
+                assert!(
+                    first.1 == other.1,
+                    "{topic}-{}: brokers {} and {} differ below offset {}: {} and {} bytes, the first difference at byte {:?}",
+                    partition.partition,
+                    first.0,
+                    other.0,
+                    committed(partition.partition),
+                    first.1.len(),
+                    other.1.len(),
+                    first.1.iter().zip(&other.1).position(|(a, b)| a != b)
+                );
+            }
+            let dumps: Vec<String> = partition
+                .replicas
+                .iter()
+                .map(|broker| {
+                    self.dump_below(*broker, topic, partition.partition, committed(partition.partition))
+                })
+                .collect();
+            assert!(
+                dumps.windows(2).all(|pair| pair[0] == pair[1]),
+                "{topic}-{}: log dump differs",
+                partition.partition
+            );
+        }
+    }
+
+    /// The batches of one replica that begin below an offset, as they are on disk.
+    fn log_below(&self, broker: i32, topic: &str, partition: i32, end: i64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut next = None;
+        for segment in segments(&self.broker_dir(broker), topic, partition) {
+            let segment = std::fs::read(segment).unwrap();
+            for batch in BatchIter::new(&segment) {
+                let batch =
+                    batch.unwrap_or_else(|error| panic!("broker {broker}, {topic}-{partition}: {error}"));
+                let base = batch.header.base_offset.get();
+                assert!(
+                    next.is_none_or(|next| next == base),
+                    "broker {broker}, {topic}-{partition}: a gap before {base}"
+                );
+                next = Some(base + i64::from(batch.header.record_count));
+                if base < end {
+                    bytes.extend_from_slice(batch.bytes);
+                }
+            }
+        }
+        let next = next.unwrap_or(0);
+        assert!(next >= end, "broker {broker}, {topic}-{partition}: ends at {next}, but {end} was committed");
+        bytes
+    }
+
+    /// What `log dump` prints of one replica's records below an offset; it must find no fault.
+    fn dump_below(&self, broker: i32, topic: &str, partition: i32, end: i64) -> String {
+        let mut dumped = String::new();
+        for segment in segments(&self.broker_dir(broker), topic, partition) {
+            Cli::new(&["log", "dump", "--verify"]).args([&segment]).run().ok();
+            let output = Cli::new(&["log", "dump", "--records", "-o", "json"]).args([&segment]).run().ok();
+            for line in output.text().lines() {
+                let mut line: Value = serde_json::from_str(line).unwrap();
+                let Some(offset) = line["offset"].as_i64() else { continue };
+                if offset < end {
+                    // Where segments begin is each replica's own affair.
+                    line.as_object_mut().unwrap().remove("position");
+                    dumped.push_str(&line.to_string());
+                    dumped.push('\n');
+                }
+            }
+        }
+        dumped
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let controllers = self.controllers.iter().map(|(_, server)| server);
+            for server in controllers.chain(self.brokers.iter().map(|(_, server)| server)) {
+                eprintln!("--- the end of a server's standard error:\n{}", server.stderr_tail());
+            }
+            if std::env::var_os("THALWEG_TEST_KEEP").is_some() {
+                let kept = std::mem::replace(&mut self.home, tempfile::tempdir().unwrap()).keep();
+                eprintln!("--- the folders are kept in {}", kept.display());
+            }
+        }
+    }
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        thread::sleep(POLL);
+    }
+}
