@@ -1,59 +1,88 @@
-//! Who leads a partition, and who is in sync, after brokers came or went. Pure rules over one partition.
+//! Who leads a partition, who is in sync, and who else is eligible, after something happened. Pure rules over one partition.
+//!
+//! ```text
+//!   clean election:  active member of the ISR  >  active eligible replica (it alone is in sync then)  >  nobody
+//!   unclean:         any active replica, rather one of those that are not lost and not just being added
+//! ```
+//! Every rule ends in [`finish`]: it clears what no longer holds, completes a reassignment that came to its end, and counts the
+//! epochs.
 
 use super::image::PartitionImage;
+use crate::replication::effective_min_insync;
 use crate::{BrokerId, LeaderEpoch, PartitionEpoch};
 
-/// The partition with this leader and ISR, and the epochs that come with the change; `None` when nothing changes.
-pub(super) fn changed(
-    partition: &PartitionImage,
-    leader: BrokerId,
-    isr: Vec<BrokerId>,
-) -> Option<PartitionImage> {
-    debug_assert!(!isr.is_empty() && (leader == BrokerId::NONE || isr.contains(&leader)), "{leader} {isr:?}");
-    let new_leader = leader != partition.leader;
-    if !new_leader && isr == partition.isr {
-        return None;
-    }
-    let leader_epoch = partition.leader_epoch.get();
-    Some(PartitionImage {
-        leader,
-        leader_epoch: LeaderEpoch(if new_leader { leader_epoch.saturating_add(1) } else { leader_epoch }),
-        partition_epoch: PartitionEpoch(partition.partition_epoch.get().saturating_add(1)),
-        isr,
-        ..partition.clone()
-    })
+/// What a partition's topic and brokers say.
+#[derive(Clone, Copy)]
+pub(super) struct Rules<'a> {
+    /// Whether a broker may lead.
+    pub(super) active: &'a dyn Fn(BrokerId) -> bool,
+    /// Whether records may be given up for the sake of having a leader.
+    pub(super) unclean: bool,
+    /// `min.insync.replicas`.
+    pub(super) min_insync_replicas: usize,
 }
 
-/// `gone` is fenced: it leaves the ISR unless it is the last member, and another active member leads if it did.
-/// With `unclean`, a partition that would be without leader goes to any active replica.
+/// How much of its data a broker's new process has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Returned {
+    /// All that it ever counted as safe.
+    Whole,
+    /// Maybe not the end of what it only had in memory: it was not closed cleanly.
+    Unsure,
+    /// Nothing can be counted on: a log directory is gone.
+    Bare,
+}
+
+/// `gone` is fenced: it leaves the ISR unless it is the last member, and another one leads if it did.
 pub(super) fn after_fencing(
     partition: &PartitionImage,
     gone: BrokerId,
-    active: impl Fn(BrokerId) -> bool,
-    unclean: bool,
+    rules: Rules<'_>,
 ) -> Option<PartitionImage> {
     if !partition.replicas.contains(&gone) {
         return None;
     }
-    let isr = without(&partition.isr, gone);
-    if partition.leader != gone && partition.is_online() {
-        return changed(partition, partition.leader, isr);
+    let mut next = partition.clone();
+    step_out(&mut next, gone);
+    if partition.leader == gone || !partition.is_online() {
+        elect(&mut next, rules);
     }
-    let (leader, isr) = elect(partition, isr, active, unclean);
-    changed(partition, leader, isr)
+    finish(partition, next, rules)
 }
 
-/// Some broker became active: a partition without leader gets one if a member of its ISR, or with `unclean` any replica, is active.
-pub(super) fn after_return(
+/// A new process of broker `id` is registered, which is fenced for now. With `disks_are_back` it has all the log directories
+/// again whose loss made partitions lost.
+pub(super) fn after_registration(
     partition: &PartitionImage,
-    active: impl Fn(BrokerId) -> bool,
-    unclean: bool,
+    id: BrokerId,
+    returned: Returned,
+    disks_are_back: bool,
+    rules: Rules<'_>,
 ) -> Option<PartitionImage> {
-    if partition.is_online() {
+    if !partition.replicas.contains(&id) {
         return None;
     }
-    let (leader, isr) = elect(partition, partition.isr.clone(), active, unclean);
-    changed(partition, leader, isr)
+    let mut next = partition.clone();
+    if partition.lost && partition.isr == [id] {
+        next.lost = !disks_are_back;
+    } else if returned == Returned::Whole {
+        step_out(&mut next, id);
+    } else {
+        distrust(&mut next, id, returned);
+    }
+    if partition.leader == id || !partition.is_online() {
+        elect(&mut next, rules);
+    }
+    finish(partition, next, rules)
+}
+
+/// Some broker became active, or the topic's configuration changed: a partition without leader gets one if there is one to have.
+pub(super) fn after_return(partition: &PartitionImage, rules: Rules<'_>) -> Option<PartitionImage> {
+    let mut next = partition.clone();
+    if !partition.is_online() {
+        elect(&mut next, rules);
+    }
+    finish(partition, next, rules)
 }
 
 /// `leaving` wants to stop: where another active member of the ISR can go on, it leaves the ISR and the lead. Where none
@@ -61,40 +90,149 @@ pub(super) fn after_return(
 pub(super) fn after_shutdown_request(
     partition: &PartitionImage,
     leaving: BrokerId,
-    active: impl Fn(BrokerId) -> bool,
+    rules: Rules<'_>,
 ) -> Option<PartitionImage> {
     if !partition.isr.contains(&leaving) {
         return None;
     }
-    let isr = without(&partition.isr, leaving);
-    let heir = first_of(&partition.replicas, |id| id != leaving && isr.contains(&id) && active(id))?;
-    let leader = if partition.leader == leaving { heir } else { partition.leader };
-    changed(partition, leader, isr)
+    let may_follow = |id| id != leaving && partition.isr.contains(&id) && (rules.active)(id);
+    let heir = first_of(&partition.replicas, may_follow)?;
+    let mut next = partition.clone();
+    step_out(&mut next, leaving);
+    if partition.leader == leaving {
+        next.leader = heir;
+    }
+    finish(partition, next, rules)
+}
+
+/// The leader has another ISR, itself included. Checked by the caller.
+pub(super) fn after_isr_change(
+    partition: &PartitionImage,
+    isr: Vec<BrokerId>,
+    rules: Rules<'_>,
+) -> Option<PartitionImage> {
+    let mut next = partition.clone();
+    next.elr.extend(partition.isr.iter().filter(|id| !isr.contains(id)));
+    next.elr.retain(|id| !isr.contains(id));
+    next.isr = isr;
+    finish(partition, next, rules)
 }
 
 /// The preferred replica leads if it is in sync and active.
-pub(super) fn prefer(
-    partition: &PartitionImage,
-    active: impl Fn(BrokerId) -> bool,
-) -> Option<PartitionImage> {
+pub(super) fn prefer(partition: &PartitionImage, rules: Rules<'_>) -> Option<PartitionImage> {
     let preferred = partition.preferred_leader();
-    let can = partition.isr.contains(&preferred) && active(preferred);
-    if can { changed(partition, preferred, partition.isr.clone()) } else { None }
+    if partition.lost || !partition.isr.contains(&preferred) || !(rules.active)(preferred) {
+        return None;
+    }
+    finish(partition, PartitionImage { leader: preferred, ..partition.clone() }, rules)
 }
 
-fn elect(
-    partition: &PartitionImage,
-    isr: Vec<BrokerId>,
-    active: impl Fn(BrokerId) -> bool,
-    unclean: bool,
-) -> (BrokerId, Vec<BrokerId>) {
-    if let Some(clean) = first_of(&partition.replicas, |id| isr.contains(&id) && active(id)) {
-        return (clean, isr);
+/// A leader for a partition that has none, or whose leader cannot go on.
+pub(super) fn elect(next: &mut PartitionImage, rules: Rules<'_>) {
+    let find =
+        |wanted: &dyn Fn(BrokerId) -> bool| first_of(&next.replicas, |id| (rules.active)(id) && wanted(id));
+    if !next.lost {
+        if let Some(member) = find(&|id| next.isr.contains(&id)) {
+            next.leader = member;
+            return;
+        }
+        if let Some(eligible) = find(&|id| next.elr.contains(&id)) {
+            // Those who are left have all that is committed as well, but not what this one is about to append.
+            next.elr.append(&mut next.isr);
+            next.elr.retain(|id| *id != eligible);
+            (next.leader, next.isr) = (eligible, vec![eligible]);
+            return;
+        }
     }
-    match first_of(&partition.replicas, active) {
-        // What the old ISR acknowledged and this replica lacks is lost, so nobody else counts as in sync with it.
-        Some(any) if unclean => (any, vec![any]),
-        _ => (BrokerId::NONE, isr),
+    let has_some = |id: BrokerId| !(next.lost && next.isr.contains(&id)) && !next.adding.contains(&id);
+    next.leader = match find(&has_some).or_else(|| find(&|_| true)) {
+        Some(any) if rules.unclean => {
+            // What others acknowledged and this replica lacks is lost, so nobody else counts as in sync with it.
+            (next.isr, next.elr, next.lost) = (vec![any], Vec::new(), false);
+            any
+        }
+        _ => BrokerId::NONE,
+    };
+}
+
+/// The partition after a change, with the epochs that come with it; `None` when nothing changes.
+pub(super) fn finish(
+    before: &PartitionImage,
+    mut next: PartitionImage,
+    rules: Rules<'_>,
+) -> Option<PartitionImage> {
+    complete_reassignment(&mut next, rules);
+    let PartitionImage { replicas, isr, elr, .. } = &mut next;
+    let place = |id: &BrokerId| replicas.iter().position(|replica| replica == id);
+    isr.sort_unstable_by_key(place);
+    elr.sort_unstable_by_key(place);
+    elr.dedup();
+    // From now on something may be committed that they lack. Without a leader nothing is.
+    if next.is_online() && next.isr.len() >= next.min_insync(rules.min_insync_replicas) {
+        next.elr.clear();
+    }
+    debug_assert!(!next.isr.is_empty(), "the last member stays: {next:?}");
+    if next == *before {
+        return None;
+    }
+    if next.leader != before.leader {
+        next.leader_epoch = LeaderEpoch(before.leader_epoch.get().saturating_add(1));
+    }
+    next.partition_epoch = PartitionEpoch(before.partition_epoch.get().saturating_add(1));
+    Some(next)
+}
+
+/// Ends a reassignment once every new replica is in sync and enough of those that stay are: the ISR may only become smaller
+/// than `min.insync.replicas` if it is already.
+fn complete_reassignment(next: &mut PartitionImage, rules: Rules<'_>) {
+    let added = next.adding.iter().all(|id| next.isr.contains(id));
+    if !next.is_reassigning() || !next.is_online() || !added {
+        return;
+    }
+    let target: Vec<BrokerId> = next.target_replicas().collect();
+    let isr: Vec<BrokerId> = next.isr.iter().copied().filter(|id| target.contains(id)).collect();
+    let enough = effective_min_insync(rules.min_insync_replicas, target.len()).min(next.isr.len());
+    if isr.is_empty() || isr.len() < enough {
+        return;
+    }
+    let leader = if target.contains(&next.leader) {
+        next.leader
+    } else {
+        match first_of(&target, |id| isr.contains(&id) && (rules.active)(id)) {
+            Some(heir) => heir,
+            None => return,
+        }
+    };
+    next.elr.retain(|id| target.contains(id));
+    (next.leader, next.replicas, next.isr) = (leader, target, isr);
+    next.adding.clear();
+    next.removing.clear();
+}
+
+/// A broker that has all it should leaves the ISR; as it is when nobody else is in it. The last member is remembered, because
+/// only it is known to hold everything that was acknowledged. Whoever leaves is eligible for as long as nothing can be committed;
+/// [`finish`] knows whether something can.
+fn step_out(next: &mut PartitionImage, gone: BrokerId) {
+    if next.isr.len() > 1 && next.isr.contains(&gone) {
+        next.isr.retain(|id| *id != gone);
+        next.elr.push(gone);
+    }
+}
+
+/// A broker that may lack something that it had acknowledged counts no longer. If nobody else holds all that was committed, one
+/// that is merely unsure still is the best there is, but one that has nothing makes the partition lost.
+fn distrust(next: &mut PartitionImage, id: BrokerId, returned: Returned) {
+    if !next.is_eligible(id) {
+        return;
+    }
+    if next.isr.len() + next.elr.len() == 1 {
+        next.lost = returned == Returned::Bare;
+        return;
+    }
+    next.isr.retain(|member| *member != id);
+    next.elr.retain(|member| *member != id);
+    if next.isr.is_empty() {
+        next.isr.push(next.elr.remove(0));
     }
 }
 
@@ -102,120 +240,5 @@ fn first_of(replicas: &[BrokerId], wanted: impl Fn(BrokerId) -> bool) -> Option<
     replicas.iter().copied().find(|id| wanted(*id))
 }
 
-/// The ISR without one broker; as it is when nobody else is in it. The last member is remembered, because only it is
-/// known to hold everything that was acknowledged.
-fn without(isr: &[BrokerId], gone: BrokerId) -> Vec<BrokerId> {
-    let rest: Vec<BrokerId> = isr.iter().copied().filter(|id| *id != gone).collect();
-    if rest.is_empty() { isr.to_vec() } else { rest }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NONE: i32 = -1;
-
-    fn ids(list: &[i32]) -> Vec<BrokerId> {
-        list.iter().copied().map(BrokerId).collect()
-    }
-
-    fn partition(leader: i32, isr: &[i32]) -> PartitionImage {
-        PartitionImage {
-            leader: BrokerId(leader),
-            leader_epoch: LeaderEpoch(4),
-            partition_epoch: PartitionEpoch(9),
-            replicas: ids(&[1, 2, 3]),
-            isr: ids(isr),
-            elr: vec![],
-            adding: vec![],
-            removing: vec![],
-            lost: false,
-        }
-    }
-
-    /// Leader, ISR, leader epoch and partition epoch after a change.
-    type After<'a> = Option<(i32, &'a [i32], i32, i32)>;
-
-    #[track_caller]
-    fn expect(got: Option<PartitionImage>, wanted: After<'_>) {
-        let wanted = wanted.map(|(leader, isr, leader_epoch, partition_epoch)| PartitionImage {
-            leader_epoch: LeaderEpoch(leader_epoch),
-            partition_epoch: PartitionEpoch(partition_epoch),
-            ..partition(leader, isr)
-        });
-        assert_eq!(got, wanted);
-    }
-
-    #[test]
-    fn fencing_a_broker() {
-        // (leader, isr), gone, active, unclean -> (leader, isr, leader epoch, partition epoch)
-        type Case<'a> = (i32, &'a [i32], i32, &'a [i32], bool, After<'a>);
-        let cases: &[Case<'_>] = &[
-            // The next replica in sync leads; the one gone is out of sync.
-            (1, &[1, 2, 3], 1, &[2, 3], false, Some((2, &[2, 3], 5, 10))),
-            // Not the next replica in the list, but the next one in sync.
-            (1, &[1, 3], 1, &[2, 3], false, Some((3, &[3], 5, 10))),
-            // A follower leaves the ISR; the leader and its epoch stay.
-            (1, &[1, 2, 3], 2, &[1, 3], false, Some((1, &[1, 3], 4, 10))),
-            // A follower out of sync changes nothing.
-            (1, &[1, 3], 2, &[1, 3], false, None),
-            // The last in sync: no leader, and it is remembered.
-            (1, &[1], 1, &[2, 3], false, Some((NONE, &[1], 5, 10))),
-            // The same, and the topic prefers being available to being complete.
-            (1, &[1], 1, &[2, 3], true, Some((2, &[2], 5, 10))),
-            (1, &[1], 1, &[], true, Some((NONE, &[1], 5, 10))),
-            // Unclean is the last resort only.
-            (1, &[1, 3], 1, &[2, 3], true, Some((3, &[3], 5, 10))),
-            // A broker that holds no replica.
-            (1, &[1], 7, &[1], false, None),
-            // Without leader before, and no better now.
-            (NONE, &[1], 2, &[3], false, None),
-        ];
-        for (leader, isr, gone, active, unclean, wanted) in cases {
-            let active = |id: BrokerId| active.contains(&id.get());
-            expect(after_fencing(&partition(*leader, isr), BrokerId(*gone), active, *unclean), *wanted);
-        }
-    }
-
-    #[test]
-    fn a_broker_that_returns() {
-        type Case<'a> = (i32, &'a [i32], &'a [i32], bool, After<'a>);
-        let cases: &[Case<'_>] = &[
-            (NONE, &[2], &[2, 3], false, Some((2, &[2], 5, 10))),
-            (NONE, &[2], &[1, 3], false, None),
-            (NONE, &[2], &[1, 3], true, Some((1, &[1], 5, 10))),
-            (NONE, &[2], &[1, 2], true, Some((2, &[2], 5, 10))),
-            (2, &[2], &[1, 2], false, None),
-        ];
-        for (leader, isr, active, unclean, wanted) in cases {
-            let active = |id: BrokerId| active.contains(&id.get());
-            expect(after_return(&partition(*leader, isr), active, *unclean), *wanted);
-        }
-    }
-
-    #[test]
-    fn a_broker_that_wants_to_stop() {
-        type Case<'a> = (i32, &'a [i32], i32, &'a [i32], After<'a>);
-        let cases: &[Case<'_>] = &[
-            (1, &[1, 2, 3], 1, &[2, 3], Some((2, &[2, 3], 5, 10))),
-            (1, &[1, 2], 2, &[1, 3], Some((1, &[1], 4, 10))),
-            // Nobody else is in sync: it goes on until it is fenced.
-            (1, &[1], 1, &[2, 3], None),
-            (1, &[1, 2], 1, &[3], None),
-            (1, &[1], 3, &[1, 2], None),
-        ];
-        for (leader, isr, leaving, active, wanted) in cases {
-            let active = |id: BrokerId| active.contains(&id.get());
-            expect(after_shutdown_request(&partition(*leader, isr), BrokerId(*leaving), active), *wanted);
-        }
-    }
-
-    #[test]
-    fn the_preferred_replica_leads_only_when_it_may() {
-        let all = |_: BrokerId| true;
-        expect(prefer(&partition(2, &[1, 2]), all), Some((1, &[1, 2], 5, 10)));
-        expect(prefer(&partition(1, &[1, 2]), all), None);
-        expect(prefer(&partition(2, &[2, 3]), all), None);
-        expect(prefer(&partition(2, &[1, 2]), |id| id != BrokerId(1)), None);
-    }
-}
+mod tests;

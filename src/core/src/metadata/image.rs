@@ -97,10 +97,12 @@ pub struct BrokerRegistration {
     /// Whether everything is to be moved off it; it gets no new replica then.
     #[serde(default)]
     pub draining: bool,
-    /// Log directories that it came back without, while it alone had what some partition acknowledged. When it brings all of
-    /// them again, those partitions have their data again.
+    /// The log directories that it had when it came back without one and some partition was lost by that. When it brings all of
+    /// them again, those partitions have their data again. At most [`MAX_NEEDED_LOG_DIRS`].
+    ///
+    /// [`MAX_NEEDED_LOG_DIRS`]: super::limits::MAX_NEEDED_LOG_DIRS
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub missing_log_dirs: Vec<String>,
+    pub needed_log_dirs: Vec<String>,
 }
 
 impl BrokerRegistration {

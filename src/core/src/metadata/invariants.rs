@@ -2,7 +2,8 @@
 
 use super::image::{MetadataImage, PartitionImage, TopicImage};
 use super::limits::{
-    MAX_BROKERS, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, MAX_REPLICATION_FACTOR, MAX_TOPICS,
+    MAX_BROKERS, MAX_CONTROLLERS, MAX_NEEDED_LOG_DIRS, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC,
+    MAX_REPLICATION_FACTOR, MAX_TOPICS,
 };
 use crate::{BrokerId, TopicId};
 use std::collections::BTreeSet;
@@ -28,6 +29,11 @@ pub fn check(image: &MetadataImage) -> Result<(), Violation> {
     ensure!(image.brokers.len() <= MAX_BROKERS, "{} brokers", image.brokers.len());
     for (id, broker) in image.brokers.iter() {
         ensure!(*id == broker.id && id.get() >= 0, "broker {} is filed under {id}", broker.id);
+        ensure!(
+            broker.needed_log_dirs.len() <= MAX_NEEDED_LOG_DIRS,
+            "broker {id} needs {} log directories",
+            broker.needed_log_dirs.len()
+        );
         let registered_in_the_past =
             u64::try_from(broker.epoch.get()).is_ok_and(|at| at <= image.version.get());
         ensure!(
@@ -36,6 +42,10 @@ pub fn check(image: &MetadataImage) -> Result<(), Violation> {
             broker.epoch,
             image.version
         );
+    }
+    ensure!(image.controllers.len() <= MAX_CONTROLLERS, "{} controllers", image.controllers.len());
+    for (id, endpoint) in image.controllers.iter() {
+        ensure!(id.get() != 0 && endpoint.is_valid(), "controller {id} is at {endpoint}");
     }
     ensure!(image.topics.len() <= MAX_TOPICS, "{} topics", image.topics.len());
     ensure!(image.topics.len() == image.topic_names.len(), "the indexes of topics differ in length");
@@ -62,8 +72,12 @@ fn check_topic(image: &MetadataImage, topic: &TopicImage) -> Result<(), Violatio
 }
 
 fn check_partition(image: &MetadataImage, partition: &PartitionImage) -> Result<(), Violation> {
-    let PartitionImage { leader, leader_epoch, partition_epoch, replicas, isr, .. } = partition;
-    ensure!((1..=MAX_REPLICATION_FACTOR).contains(&replicas.len()), "{} replicas", replicas.len());
+    let PartitionImage { leader, leader_epoch, partition_epoch, replicas, isr, elr, adding, removing, lost } =
+        partition;
+    // Twice as many during a reassignment: the old ones and the new ones.
+    for count in [partition.target_replicas().count(), partition.settled_replicas().count()] {
+        ensure!((1..=MAX_REPLICATION_FACTOR).contains(&count), "{count} replicas");
+    }
     ensure!(is_set(replicas), "a replica is named twice: {replicas:?}");
     for id in replicas {
         ensure!(image.broker(*id).is_some(), "replica {id} is not registered");
@@ -72,6 +86,22 @@ fn check_partition(image: &MetadataImage, partition: &PartitionImage) -> Result<
     ensure!(
         isr.iter().all(|id| replicas.contains(id)),
         "the ISR {isr:?} is not among the replicas {replicas:?}"
+    );
+    ensure!(
+        is_set(elr) && elr.iter().all(|id| replicas.contains(id) && !isr.contains(id)),
+        "the eligible replicas {elr:?} are not some of {replicas:?} out of the ISR {isr:?}"
+    );
+    ensure!(
+        is_set(adding) && adding.iter().all(|id| replicas.contains(id) && !removing.contains(id)),
+        "replicas {adding:?} are added but not among {replicas:?}, or removed as well"
+    );
+    ensure!(
+        is_set(removing) && replicas.ends_with(removing),
+        "replicas {removing:?} are removed but not the end of {replicas:?}"
+    );
+    ensure!(
+        !lost || (*leader == BrokerId::NONE && isr.len() == 1 && elr.is_empty()),
+        "it is lost, but led by {leader} with the ISR {isr:?} and {elr:?} eligible"
     );
     // A fenced broker may not be waited for, unless it alone has everything that was acknowledged.
     let fenced = |id: &BrokerId| image.broker(*id).is_none_or(|broker| broker.fenced);

@@ -12,6 +12,8 @@ pub const MAX_REPLICATION_FACTOR: usize = 32;
 pub const MAX_BROKERS: usize = 1_000;
 /// Log directories of one broker.
 pub const MAX_LOG_DIRS: usize = 64;
+/// Log directories that are remembered as needed: one more than a broker can have, so that a list cut short is never all there.
+pub const MAX_NEEDED_LOG_DIRS: usize = MAX_LOG_DIRS + 1;
 /// Bytes of a log directory's id.
 pub const MAX_LOG_DIR_ID_LEN: usize = 64;
 /// Bytes of a rack's name.

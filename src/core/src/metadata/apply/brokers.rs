@@ -1,11 +1,13 @@
 //! Brokers come, go and return.
 
-use super::{activity, current_broker, find_changes, put_changes};
+use super::{activity, current_broker, find_changes, put_changes, rules};
 use crate::metadata::command::{BrokerRef, DrainBroker, Refusal, RegisterBroker, Response};
-use crate::metadata::election;
-use crate::metadata::image::{BrokerRegistration, Endpoint, MetadataImage};
-use crate::metadata::limits::{MAX_BROKERS, MAX_LOG_DIR_ID_LEN, MAX_LOG_DIRS, MAX_RACK_LEN};
-use crate::{BrokerEpoch, BrokerId, ErrorCode};
+use crate::metadata::election::{self, Returned};
+use crate::metadata::image::{BrokerRegistration, Endpoint, MetadataImage, PartitionImage};
+use crate::metadata::limits::{
+    MAX_BROKERS, MAX_LOG_DIR_ID_LEN, MAX_LOG_DIRS, MAX_NEEDED_LOG_DIRS, MAX_RACK_LEN,
+};
+use crate::{BrokerEpoch, ErrorCode};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -44,14 +46,53 @@ pub(super) fn register(image: &mut MetadataImage, command: &RegisterBroker) -> R
         fenced: true,
         in_controlled_shutdown: false,
         draining: before.as_ref().is_some_and(|before| before.draining),
-        missing_log_dirs: Vec::new(),
+        needed_log_dirs: Vec::new(),
     };
-    put(image, registration);
-    if before.is_some_and(|before| !before.fenced) {
-        // The process that led is gone, so its leaderships must not look valid to the one that came.
-        move_away_from(image, command.id);
+    put(image, registration.clone());
+    if let Some(before) = before {
+        let needed_log_dirs = take_back(image, &before, command);
+        if !needed_log_dirs.is_empty() {
+            put(image, BrokerRegistration { needed_log_dirs, ..registration });
+        }
     }
     Ok(Response::BrokerRegistered { epoch })
+}
+
+/// The process that led is gone, so its leaderships must not look valid to the one that came; and what that one lacks of the data
+/// decides where it still counts. Returns the log directories that would bring lost partitions back.
+///
+/// Where a partition's log is among a broker's directories is not known here, so that one missing directory puts all in doubt.
+fn take_back(
+    image: &mut MetadataImage,
+    before: &BrokerRegistration,
+    command: &RegisterBroker,
+) -> Vec<String> {
+    let has_all = |dirs: &[String]| dirs.iter().all(|dir| command.log_dirs.contains(dir));
+    let closed_cleanly = command.clean_shutdown_epoch == Some(before.epoch);
+    let disks_are_back = !before.needed_log_dirs.is_empty() && has_all(&before.needed_log_dirs);
+    let whole = has_all(&before.log_dirs);
+    let active = activity(image);
+    let changes = find_changes(image, |partition, topic| {
+        let returned = match () {
+            () if !whole => Returned::Bare,
+            () if topic.config.write_caching && !closed_cleanly => Returned::Unsure,
+            () => Returned::Whole,
+        };
+        election::after_registration(partition, command.id, returned, disks_are_back, rules(topic, &active))
+    });
+    drop(active);
+    put_changes(image, changes);
+
+    let lost = |partition: &Arc<PartitionImage>| partition.lost && partition.isr == [command.id];
+    if !image.topics().any(|topic| topic.partitions.iter().any(lost)) {
+        return Vec::new();
+    }
+    let mut needed = if disks_are_back { Vec::new() } else { before.needed_log_dirs.clone() };
+    if !whole {
+        needed.extend(before.log_dirs.iter().filter(|dir| !before.needed_log_dirs.contains(dir)).cloned());
+    }
+    needed.truncate(MAX_NEEDED_LOG_DIRS);
+    needed
 }
 
 pub(super) fn fence(image: &mut MetadataImage, broker: BrokerRef) -> Result<Response, Refusal> {
@@ -61,7 +102,12 @@ pub(super) fn fence(image: &mut MetadataImage, broker: BrokerRef) -> Result<Resp
     }
     let registration = BrokerRegistration { fenced: true, ..registration.as_ref().clone() };
     put(image, registration);
-    move_away_from(image, broker.id);
+    let active = activity(image);
+    let changes = find_changes(image, |partition, topic| {
+        election::after_fencing(partition, broker.id, rules(topic, &active))
+    });
+    drop(active);
+    put_changes(image, changes);
     Ok(Response::Done)
 }
 
@@ -76,9 +122,12 @@ pub(super) fn unfence(image: &mut MetadataImage, broker: BrokerRef) -> Result<Re
     }
     let registration = BrokerRegistration { fenced: false, ..registration.as_ref().clone() };
     put(image, registration);
-    let changes = find_changes(image, |topic, partition| {
-        election::after_return(partition, activity(image), topic.config.unclean_leader_election_enable)
+    let active = activity(image);
+    let changes = find_changes(image, |partition, topic| match partition.is_online() {
+        true => None,
+        false => election::after_return(partition, rules(topic, &active)),
     });
+    drop(active);
     put_changes(image, changes);
     Ok(Response::Done)
 }
@@ -91,9 +140,11 @@ pub(super) fn begin_shutdown(image: &mut MetadataImage, broker: BrokerRef) -> Re
         put(image, registration);
     }
     // Asked again, it tries again: another replica may have caught up since.
-    let changes = find_changes(image, |_, partition| {
-        election::after_shutdown_request(partition, broker.id, activity(image))
+    let active = activity(image);
+    let changes = find_changes(image, |partition, topic| {
+        election::after_shutdown_request(partition, broker.id, rules(topic, &active))
     });
+    drop(active);
     put_changes(image, changes);
     Ok(Response::Done)
 }
@@ -113,8 +164,7 @@ pub(super) fn drain(image: &mut MetadataImage, command: DrainBroker) -> Result<R
 
 pub(super) fn unregister(image: &mut MetadataImage, broker: BrokerRef) -> Result<Response, Refusal> {
     current_broker(image, broker)?;
-    let partitions = image.topics().flat_map(|topic| topic.partitions.iter());
-    let held = partitions.filter(|partition| partition.replicas.contains(&broker.id)).count();
+    let held = image.replicas_of(broker.id);
     if held > 0 {
         let message =
             format!("broker {} holds replicas of {held} partitions; move or delete them first", broker.id);
@@ -126,14 +176,6 @@ pub(super) fn unregister(image: &mut MetadataImage, broker: BrokerRef) -> Result
 
 fn put(image: &mut MetadataImage, registration: BrokerRegistration) {
     Arc::make_mut(&mut image.brokers).insert(registration.id, Arc::new(registration));
-}
-
-fn move_away_from(image: &mut MetadataImage, gone: BrokerId) {
-    let changes = find_changes(image, |topic, partition| {
-        let unclean = topic.config.unclean_leader_election_enable;
-        election::after_fencing(partition, gone, activity(image), unclean)
-    });
-    put_changes(image, changes);
 }
 
 /// A log directory is locked by the process that uses it, so whoever presents one of the old process's has outlived it.

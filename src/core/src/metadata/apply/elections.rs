@@ -1,9 +1,9 @@
 //! Leaders are moved on request.
 
-use super::{Change, activity, existing_topic, find_changes, put_changes};
+use super::{TopicChanges, activity, existing_partition, existing_topic, find_changes, put_changes, rules};
 use crate::metadata::command::{ElectLeaders, Refusal, Response};
-use crate::metadata::election;
-use crate::metadata::image::{MetadataImage, PartitionImage};
+use crate::metadata::election::{self, Rules};
+use crate::metadata::image::{MetadataImage, PartitionImage, TopicImage};
 use crate::metadata::limits::MAX_ELECTIONS;
 use crate::{ErrorCode, PartitionId, TopicPartition};
 use std::collections::BTreeSet;
@@ -13,37 +13,45 @@ pub(super) fn elect(image: &mut MetadataImage, command: &ElectLeaders) -> Result
         let message = format!("at most {MAX_ELECTIONS} partitions can be named; name none for all");
         return Err(Refusal::field(ErrorCode::InvalidRequest, "partitions", message));
     }
-    let rule = |partition: &PartitionImage| {
-        if command.unclean {
-            election::after_return(partition, activity(image), true)
+    let active = activity(image);
+    let rule = |partition: &PartitionImage, topic: &TopicImage| {
+        let rules = rules(topic, &active);
+        if !command.unclean {
+            election::prefer(partition, rules)
+        } else if partition.is_online() {
+            None
         } else {
-            election::prefer(partition, activity(image))
+            election::after_return(partition, Rules { unclean: true, ..rules })
         }
     };
     let changes = if command.partitions.is_empty() {
-        find_changes(image, |_, partition| rule(partition))
+        find_changes(image, rule)
     } else {
         let named: BTreeSet<&TopicPartition> = command.partitions.iter().collect();
-        let mut changes = Vec::new();
+        let mut changes: Vec<TopicChanges> = Vec::new();
         for at in named {
-            let partition = existing_topic(image, &at.topic, "partitions")?.partition(at.partition);
-            let before = partition.ok_or_else(|| {
-                let message = format!("topic \"{}\" has no partition {}", at.topic, at.partition);
-                Refusal::field(ErrorCode::UnknownPartition, "partitions", message)
-            })?;
-            if let Some(partition) = rule(before) {
-                // The partition was found, so its index is not negative.
-                let index = usize::try_from(at.partition.get()).unwrap_or(usize::MAX);
-                changes.push(Change { topic: at.topic.clone(), index, partition });
+            let topic = existing_topic(image, &at.topic, "partitions")?;
+            let before = existing_partition(topic, at.partition, "partitions")?;
+            let Some(after) = rule(before, topic) else { continue };
+            // The partition was found, so its index is not negative.
+            let change = (usize::try_from(at.partition.get()).unwrap_or(usize::MAX), after);
+            match changes.last_mut().filter(|last| last.topic == at.topic) {
+                Some(last) => last.partitions.push(change),
+                None => changes.push(TopicChanges { topic: at.topic.clone(), partitions: vec![change] }),
             }
         }
         changes
     };
-    let moved = |change: &Change| {
+    drop(active);
+    let mut elected = Vec::new();
+    for TopicChanges { topic, partitions } in &changes {
         // Indexes stay below MAX_PARTITIONS_PER_TOPIC.
-        TopicPartition::new(change.topic.clone(), PartitionId(change.index as i32))
-    };
-    let elected = changes.iter().map(moved).collect();
+        elected.extend(
+            partitions
+                .iter()
+                .map(|(index, _)| TopicPartition::new(topic.clone(), PartitionId(*index as i32))),
+        );
+    }
     put_changes(image, changes);
     Ok(Response::Elected(elected))
 }

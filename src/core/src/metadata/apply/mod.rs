@@ -11,9 +11,10 @@ mod topics;
 use super::command::{
     AllocateProducerIds, BrokerRef, Command, InitCluster, ProducerIdBlock, Refusal, Response,
 };
+use super::election::Rules;
 use super::image::{BrokerRegistration, FEATURE_LEVEL, MetadataImage, PartitionImage, TopicImage};
 use super::limits::{MAX_CLUSTER_ID_LEN, MAX_PRODUCER_ID_BLOCK};
-use crate::{BrokerId, ErrorCode, MetadataVersion, ProducerId, TopicName};
+use crate::{BrokerId, ErrorCode, MetadataVersion, PartitionId, ProducerId, TopicName};
 use std::sync::Arc;
 
 /// Applies the command at Raft index `index`. Same image and same command, same result, on every machine.
@@ -143,46 +144,66 @@ fn existing_topic<'a>(
     })
 }
 
-/// A change of one partition, found by looking at an image and put into it later.
-struct Change {
-    topic: TopicName,
-    index: usize,
-    partition: PartitionImage,
+/// The partition of that index, or the refusal that says there is none.
+fn existing_partition<'a>(
+    topic: &'a TopicImage,
+    partition: PartitionId,
+    field: &str,
+) -> Result<&'a Arc<PartitionImage>, Refusal> {
+    topic.partition(partition).ok_or_else(|| {
+        let message = format!("topic \"{}\" has no partition {partition}", topic.name);
+        Refusal::field(ErrorCode::UnknownPartition, field, message)
+    })
 }
 
-/// Looks at every partition of every topic and collects what `rule` changes.
+/// What the topic and the brokers say about an election. `active` is [`activity`].
+fn rules<'a>(topic: &TopicImage, active: &'a dyn Fn(BrokerId) -> bool) -> Rules<'a> {
+    Rules {
+        active,
+        unclean: topic.config.unclean_leader_election_enable,
+        min_insync_replicas: topic.config.min_insync_replicas,
+    }
+}
+
+/// Changes of one topic's partitions, found by looking at an image and put into it later.
+struct TopicChanges {
+    topic: TopicName,
+    /// With their index.
+    partitions: Vec<(usize, PartitionImage)>,
+}
+
+/// Looks once at every partition of every topic and collects what `rule` changes.
 fn find_changes(
     image: &MetadataImage,
-    rule: impl Fn(&TopicImage, &PartitionImage) -> Option<PartitionImage>,
-) -> Vec<Change> {
-    image.topics().flat_map(|topic| find_changes_of(topic, &rule)).collect()
+    rule: impl Fn(&PartitionImage, &TopicImage) -> Option<PartitionImage>,
+) -> Vec<TopicChanges> {
+    let changes = image.topics().map(|topic| find_changes_of(topic, |partition| rule(partition, topic)));
+    changes.filter(|changes| !changes.partitions.is_empty()).collect()
 }
 
 /// Looks at every partition of one topic and collects what `rule` changes.
 fn find_changes_of(
-    topic: &Arc<TopicImage>,
-    rule: impl Fn(&TopicImage, &PartitionImage) -> Option<PartitionImage>,
-) -> Vec<Change> {
+    topic: &TopicImage,
+    rule: impl Fn(&PartitionImage) -> Option<PartitionImage>,
+) -> TopicChanges {
     let partitions = topic.partitions.iter().enumerate();
-    partitions
-        .filter_map(|(index, before)| {
-            let partition = rule(topic, before)?;
-            Some(Change { topic: topic.name.clone(), index, partition })
-        })
-        .collect()
+    let changed = partitions.filter_map(|(index, before)| Some((index, rule(before)?)));
+    TopicChanges { partitions: changed.collect(), topic: topic.name.clone() }
 }
 
-/// Puts changes into the image they were found in.
-fn put_changes(image: &mut MetadataImage, changes: Vec<Change>) {
-    if changes.is_empty() {
+/// Puts changes into the image they were found in. Each topic is copied once, and only if someone else still holds it.
+fn put_changes(image: &mut MetadataImage, changes: Vec<TopicChanges>) {
+    if changes.iter().all(|changes| changes.partitions.is_empty()) {
         return;
     }
     let topics = Arc::make_mut(&mut image.topics);
-    for change in changes {
-        if let Some(topic) = topics.get_mut(&change.topic)
-            && let Some(partition) = Arc::make_mut(topic).partitions.get_mut(change.index)
-        {
-            *partition = Arc::new(change.partition);
+    for TopicChanges { topic, partitions } in changes {
+        let Some(topic) = topics.get_mut(&topic).filter(|_| !partitions.is_empty()) else { continue };
+        let topic = Arc::make_mut(topic);
+        for (index, partition) in partitions {
+            if let Some(place) = topic.partitions.get_mut(index) {
+                *place = Arc::new(partition);
+            }
         }
     }
 }

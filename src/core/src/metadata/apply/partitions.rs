@@ -1,6 +1,6 @@
 //! Partitions are added and changed.
 
-use super::{Change, activity, current_broker, existing_topic, put_changes};
+use super::{TopicChanges, activity, current_broker, existing_partition, existing_topic, put_changes, rules};
 use crate::metadata::command::{
     AlterPartition, AlterPartitions, BrokerRef, CreatePartitions, IsrChange, PartitionState, Refusal,
     Response,
@@ -82,17 +82,16 @@ fn alter_one(image: &mut MetadataImage, command: &AlterPartition) -> Result<Part
         let message = format!("there is no topic of id {}; it may have been deleted", command.topic_id);
         Refusal::field(ErrorCode::UnknownTopic, "topic_id", message)
     })?;
-    let before = topic.partition(command.partition).ok_or_else(|| {
-        let message = format!("topic \"{}\" has no partition {}", topic.name, command.partition);
-        Refusal::field(ErrorCode::UnknownPartition, "partition", message)
-    })?;
+    let before = existing_partition(topic, command.partition, "partition")?;
     check_epochs(command, topic, before)?;
     check_isr(image, command, before)?;
 
     // Kept in the order of the replicas, so that equal sets are equal lists.
     let wanted: BTreeSet<BrokerId> = command.isr.iter().map(|member| member.id).collect();
     let isr = before.replicas.iter().copied().filter(|id| wanted.contains(id)).collect();
-    let after = election::changed(before, before.leader, isr);
+    let active = activity(image);
+    let after = election::after_isr_change(before, isr, rules(topic, &active));
+    drop(active);
     let now = after.as_ref().unwrap_or(before);
     let state = PartitionState {
         leader_epoch: now.leader_epoch,
@@ -102,7 +101,7 @@ fn alter_one(image: &mut MetadataImage, command: &AlterPartition) -> Result<Part
     if let Some(partition) = after {
         // The partition was found above, so its index is not negative.
         let index = usize::try_from(command.partition.get()).unwrap_or(usize::MAX);
-        let change = Change { topic: topic.name.clone(), index, partition };
+        let change = TopicChanges { topic: topic.name.clone(), partitions: vec![(index, partition)] };
         put_changes(image, vec![change]);
     }
     Ok(state)
@@ -191,15 +190,19 @@ pub(super) fn spread(
     seed: u64,
     behind: Option<BrokerId>,
 ) -> Result<Vec<Vec<BrokerId>>, Refusal> {
-    let active = image.active_brokers();
+    let takers = image.brokers().filter(|broker| broker.takes_replicas());
     let candidates: Vec<Candidate<'_>> =
-        active.map(|broker| Candidate { id: broker.id, rack: broker.rack.as_deref() }).collect();
+        takers.map(|broker| Candidate { id: broker.id, rack: broker.rack.as_deref() }).collect();
     if replication_factor > candidates.len() {
         let message = match candidates.len() {
+            0 if image.active_brokers().next().is_some() => {
+                "every active broker is being drained; cancel that or start another".to_owned()
+            }
             0 => "no broker is active; start one and try again".to_owned(),
             live => format!(
-                "replication factor {replication_factor} needs as many active brokers and there are {live}; \
-                 use {live} or less, or start more brokers"
+                "replication factor {replication_factor} needs as many active brokers and there are {live}{}; \
+                 use {live} or less, or start more brokers",
+                if image.active_brokers().count() > live { " that are not being drained" } else { "" }
             ),
         };
         return Err(Refusal::field(ErrorCode::InvalidReplicationFactor, "replication_factor", message));
@@ -233,6 +236,10 @@ pub(super) fn check_assignments(
         }
         if let Some(unknown) = replicas.iter().find(|id| image.broker(**id).is_none()) {
             return invalid(format!("broker {unknown} is not registered"));
+        }
+        let draining = |id: &&BrokerId| image.broker(**id).is_some_and(|broker| broker.draining);
+        if let Some(draining) = replicas.iter().find(draining) {
+            return invalid(format!("broker {draining} is being drained; cancel that or choose another"));
         }
         if !replicas.iter().any(|id| active(*id)) {
             return invalid("none of its brokers is active, so nobody could lead it".to_owned());

@@ -1,7 +1,7 @@
 //! Topics are created, configured and deleted.
 
 use super::partitions::{check_assignments, check_room, check_total, new_partition, spread};
-use super::{activity, existing_topic, find_changes_of, put_changes};
+use super::{activity, existing_topic, find_changes_of, put_changes, rules};
 use crate::config::{self, ConfigError, Overrides, TopicConfig};
 use crate::metadata::command::{
     AlterTopicConfig, CreateTopic, DeleteTopic, PlacementSpec, Refusal, Response, TopicRef,
@@ -99,13 +99,14 @@ pub(super) fn alter_config(
     let after =
         TopicImage { overrides: Arc::new(overrides), config: Arc::new(config), ..before.as_ref().clone() };
     Arc::make_mut(&mut image.topics).insert(command.name.clone(), Arc::new(after));
-    if let Some(topic) = image.topic(command.name.as_str())
-        && topic.config.unclean_leader_election_enable
-    {
-        // It may have been allowed just now, for the sake of partitions that have no leader.
-        let revive = |_: &TopicImage, partition: &_| election::after_return(partition, activity(image), true);
-        let changes = find_changes_of(topic, revive);
-        put_changes(image, changes);
+    if let Some(topic) = image.topic(command.name.as_str()) {
+        // Unclean elections may have been allowed just now, for the sake of partitions that have no leader; and with a smaller
+        // min.insync.replicas more can be committed, which eligible replicas may lack.
+        let active = activity(image);
+        let changes =
+            find_changes_of(topic, |partition| election::after_return(partition, rules(topic, &active)));
+        drop(active);
+        put_changes(image, vec![changes]);
     }
     Ok(done)
 }

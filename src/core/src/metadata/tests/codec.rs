@@ -49,6 +49,63 @@ fn fields_of_a_newer_version_are_passed_over_and_those_of_an_older_one_filled_in
     assert_eq!((command.name.as_str(), command.id, command.internal), ("x", TopicId([3; 16]), false));
 }
 
+/// A snapshot and a command from before partitions could be moved, byte for byte as that version wrote them.
+#[test]
+fn a_snapshot_of_a_version_without_reassignments_stays_readable() {
+    let mut old = b"\x01\x86\xa7version\x06\xaacluster_id\xa2c1\xadfeature_level\x01".to_vec();
+    old.extend(b"\xb0next_producer_id\x00\xa7brokers\x91\x89\xa2id\x01\xa5epoch\x03\xabincarnation");
+    old.extend([0xdc, 0, 16]);
+    old.extend([1; 16]);
+    old.extend(
+        b"\xa8endpoint\x82\xa4host\xa1a\xa4port\x01\xb1internal_endpoint\x82\xa4host\xa1b\xa4port\x02",
+    );
+    old.extend(b"\xa4rack\xc0\xa8log_dirs\x91\xa1d\xa6fenced\xc2\xb6in_controlled_shutdown\xc2");
+    old.extend(b"\xa6topics\x91\x85\xa2id");
+    old.extend([0xdc, 0, 16]);
+    old.extend([3; 16]);
+    old.extend(b"\xa4name\xa1t\xa8internal\xc2\xa9overrides\x80\xaapartitions\x91\x85\xa6leader\x01");
+    old.extend(b"\xacleader_epoch\x04\xafpartition_epoch\x05\xa8replicas\x91\x01\xa3isr\x91\x01");
+    let image = decode_image(&old).unwrap();
+    let partition = &image.topic("t").unwrap().partitions[0];
+    let epochs = (partition.leader_epoch, partition.partition_epoch);
+    assert_eq!((partition.leader, epochs), (BrokerId(1), (LeaderEpoch(4), PartitionEpoch(5))));
+    assert!(partition.elr.is_empty() && !partition.is_reassigning() && !partition.lost);
+    let broker = image.broker(BrokerId(1)).unwrap();
+    assert!(!broker.draining && broker.needed_log_dirs.is_empty());
+    assert_eq!(image.controllers().len(), 0);
+    // What the partition and the broker have not, they do not write.
+    let written = encode_image(&image);
+    let has = |key: &[u8]| written.windows(key.len()).any(|window| window == key);
+    assert!(![&b"elr"[..], b"adding", b"removing", b"lost", b"needed_log_dirs"].iter().any(|key| has(key)));
+
+    let mut old = b"\x01\x81\xaeRegisterBroker\x87\xa2id\x01\xaacluster_id\xc0\xabincarnation".to_vec();
+    old.extend([0xdc, 0, 16]);
+    old.extend([1; 16]);
+    old.extend(
+        b"\xa8endpoint\x82\xa4host\xa1a\xa4port\x01\xb1internal_endpoint\x82\xa4host\xa1b\xa4port\x02",
+    );
+    old.extend(b"\xa4rack\xc0\xa8log_dirs\x91\xa1d");
+    let Ok(Command::RegisterBroker(command)) = decode_command(&old) else {
+        panic!("{:?}", decode_command(&old));
+    };
+    assert_eq!((command.id, command.clean_shutdown_epoch), (BrokerId(1), None));
+}
+
+#[test]
+fn what_a_reassignment_adds_is_in_the_snapshot() {
+    let mut cluster = Cluster::with_brokers(&[1, 2, 3]);
+    let config = [("min.insync.replicas", "2")];
+    cluster.run(Command::CreateTopic(topic("a", explicit(&[&[1, 2], &[3, 1]]), &config))).unwrap();
+    cluster.reassign("a", 0, Some(&[1, 3])).unwrap();
+    cluster.fence(3);
+    cluster.fence(1);
+    cluster.start_with_disks(1, 2, &["new-disk"]);
+    cluster.start_with_disks(2, 2, &["new-disk-too"]);
+    let states = [cluster.state("a", 0), cluster.state("a", 1), cluster.replicas("a", 0)];
+    assert_eq!(states, ["-1 [2] lost 2/5", "-1 [3] 2/3", "1 3 2 +3 -2"]);
+    assert_eq!(decode_image(&encode_image(&cluster.image)), Ok(cluster.image));
+}
+
 #[test]
 fn what_is_no_command_is_refused() {
     let good = encode_command(&create("a", counts(1, 1))).unwrap();

@@ -1,8 +1,13 @@
 //! The machine from outside: commands in, images out.
 
+mod balance;
 mod brokers;
+mod catalogue;
 mod codec;
+mod committed;
+mod eligible;
 mod properties;
+mod reassignments;
 mod topics;
 
 use super::command::*;
@@ -59,6 +64,74 @@ impl Cluster {
         BrokerRef { id: BrokerId(id), epoch }
     }
 
+    /// Registers process `incarnation` of a broker that was closed cleanly, and unfences it.
+    pub(super) fn start_after_clean_stop(&mut self, id: i32, incarnation: u8) {
+        let clean_shutdown_epoch = Some(self.broker(id).epoch);
+        let command = RegisterBroker { clean_shutdown_epoch, ..registration(id, incarnation) };
+        self.run(Command::RegisterBroker(command)).unwrap();
+        self.unfence(id);
+    }
+
+    /// The same, of one that was not closed cleanly and has these log directories now. If that is none of those that it had, it
+    /// must have been fenced before.
+    pub(super) fn start_with_disks(&mut self, id: i32, incarnation: u8, dirs: &[&str]) {
+        let log_dirs: Vec<String> = dirs.iter().map(|dir| (*dir).to_owned()).collect();
+        let before = self.image.broker(BrokerId(id));
+        if before.is_some_and(|before| !before.log_dirs.iter().any(|dir| log_dirs.contains(dir))) {
+            self.fence(id);
+        }
+        self.run(Command::RegisterBroker(RegisterBroker { log_dirs, ..registration(id, incarnation) }))
+            .unwrap();
+        self.unfence(id);
+    }
+
+    /// The leader of a partition changes its ISR, with every epoch as it is now.
+    #[track_caller]
+    pub(super) fn set_isr(&mut self, topic: &str, partition: i32, isr: &[i32]) {
+        let command = self.isr_change(topic, partition, isr);
+        self.run(Command::AlterPartition(command)).unwrap();
+    }
+
+    pub(super) fn isr_change(&self, topic: &str, partition: i32, isr: &[i32]) -> AlterPartition {
+        let image = self.image.topic(topic).unwrap();
+        let now = image.partition(PartitionId(partition)).unwrap();
+        AlterPartition {
+            broker: self.broker(now.leader.get()),
+            topic_id: image.id,
+            partition: PartitionId(partition),
+            leader_epoch: now.leader_epoch,
+            partition_epoch: now.partition_epoch,
+            isr: isr.iter().map(|id| self.broker(*id)).collect(),
+        }
+    }
+
+    /// Asks for one reassignment; none cancels.
+    pub(super) fn reassign(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        to: Option<&[i32]>,
+    ) -> Result<(), Refusal> {
+        let partition = TopicPartition::new(name(topic), PartitionId(partition));
+        let replicas = to.map(|ids| ids.iter().copied().map(BrokerId).collect());
+        let moves = vec![PartitionMove { partition, replicas }];
+        match self.run(Command::ReassignPartitions(ReassignPartitions { moves })) {
+            Ok(Response::Moves(outcomes)) => outcomes.into_iter().next().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// "replicas +adding -removing" of one partition.
+    pub(super) fn replicas(&self, topic: &str, partition: i32) -> String {
+        let partition = self.image.topic(topic).unwrap().partition(PartitionId(partition)).unwrap();
+        let list = |ids: &[BrokerId], sign: &str| {
+            ids.iter().map(|id| format!("{sign}{id}")).collect::<Vec<_>>().join(" ")
+        };
+        let parts =
+            [list(&partition.replicas, ""), list(&partition.adding, "+"), list(&partition.removing, "-")];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
     pub(super) fn fence(&mut self, id: i32) {
         self.run(Command::FenceBroker(self.broker(id))).unwrap();
     }
@@ -67,12 +140,14 @@ impl Cluster {
         self.run(Command::UnfenceBroker(self.broker(id))).unwrap();
     }
 
-    /// "leader [isr] leader-epoch/partition-epoch" of one partition.
+    /// "leader [isr] elr leader-epoch/partition-epoch" of one partition; "lost" behind the ISR if it is.
     pub(super) fn state(&self, topic: &str, partition: i32) -> String {
         let partition = self.image.topic(topic).unwrap().partition(PartitionId(partition)).unwrap();
-        let isr: Vec<_> = partition.isr.iter().map(BrokerId::to_string).collect();
-        let (leader, isr) = (partition.leader, isr.join(" "));
-        format!("{leader} [{isr}] {}/{}", partition.leader_epoch, partition.partition_epoch)
+        let list = |ids: &[BrokerId]| ids.iter().map(BrokerId::to_string).collect::<Vec<_>>().join(" ");
+        let elr = if partition.elr.is_empty() { String::new() } else { format!("{} ", list(&partition.elr)) };
+        let lost = if partition.lost { "lost " } else { "" };
+        let epochs = format!("{}/{}", partition.leader_epoch, partition.partition_epoch);
+        format!("{} [{}] {elr}{lost}{epochs}", partition.leader, list(&partition.isr))
     }
 }
 

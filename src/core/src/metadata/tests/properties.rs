@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 /// A request drawn at random; what it refers to is looked up in the image when its turn comes, so that most are good.
 #[derive(Debug, Clone)]
 enum Op {
-    Register { broker: i32, incarnation: u8, other_disk: bool, rack: u8 },
+    Register { broker: i32, incarnation: u8, other_disk: bool, clean: bool, rack: u8 },
     Broker { kind: u8, broker: i32, stale: bool },
     Create { topic: u8, partitions: i32, factor: i32, seed: u64, unclean: bool },
     CreateExplicit { topic: u8, assignments: Vec<Vec<i32>> },
@@ -17,6 +17,10 @@ enum Op {
     Configure { topic: u8, key: usize, value: u8, remove: bool },
     ProducerIds { broker: i32, count: i32 },
     AlterPartition { topic: u8, partition: i32, isr: Vec<i32>, behind: i32, not_leader: bool },
+    AlterMany { topic: u8, leader: i32, isr: Vec<i32> },
+    Reassign { topic: u8, partition: i32, target: Option<Vec<i32>> },
+    Drain { broker: i32, cancel: bool },
+    Controller { id: u64, port: u16, remove: bool },
     Elect { topics: Vec<u8>, unclean: bool },
 }
 
@@ -24,8 +28,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let broker = || 0i32..5;
     let topic = || 0u8..4;
     let op = prop_oneof![
-        3 => (broker(), 0u8..3, prop::bool::weighted(0.2), 0u8..3)
-            .prop_map(|(broker, incarnation, other_disk, rack)| Op::Register { broker, incarnation, other_disk, rack }),
+        3 => (broker(), 0u8..3, prop::bool::weighted(0.2), any::<bool>(), 0u8..3)
+            .prop_map(|(broker, incarnation, other_disk, clean, rack)| Op::Register { broker, incarnation, other_disk, clean, rack }),
         8 => (prop::sample::select(vec![0u8, 0, 0, 1, 1, 1, 1, 2, 3]), broker(), prop::bool::weighted(0.1))
             .prop_map(|(kind, broker, stale)| Op::Broker { kind, broker, stale }),
         3 => (topic(), -1i32..9, 0i32..5, any::<u64>(), prop::bool::weighted(0.3))
@@ -34,11 +38,17 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
             .prop_map(|(topic, assignments)| Op::CreateExplicit { topic, assignments }),
         1 => (1u8..4, any::<bool>()).prop_map(|(topic, by_id)| Op::Delete { topic, by_id }),
         1 => (topic(), 0i32..12, any::<u64>()).prop_map(|(topic, total, seed)| Op::Grow { topic, total, seed }),
-        2 => (topic(), 0usize..5, any::<u8>(), any::<bool>())
+        3 => (topic(), 0usize..6, any::<u8>(), any::<bool>())
             .prop_map(|(topic, key, value, remove)| Op::Configure { topic, key, value, remove }),
         1 => (broker(), -1i32..2000).prop_map(|(broker, count)| Op::ProducerIds { broker, count }),
         8 => (0u8..2, -1i32..5, prop::collection::vec(broker(), 0..5), prop::sample::select(vec![-1i32, 0, 0, 0, 0]), prop::bool::weighted(0.1))
             .prop_map(|(topic, partition, isr, behind, not_leader)| Op::AlterPartition { topic, partition, isr, behind, not_leader }),
+        4 => (0u8..2, broker(), prop::collection::vec(broker(), 0..5))
+            .prop_map(|(topic, leader, isr)| Op::AlterMany { topic, leader, isr }),
+        5 => (0u8..2, 0i32..4, prop::option::weighted(0.8, prop::collection::vec(broker(), 0..4)))
+            .prop_map(|(topic, partition, target)| Op::Reassign { topic, partition, target }),
+        1 => (broker(), prop::bool::weighted(0.7)).prop_map(|(broker, cancel)| Op::Drain { broker, cancel }),
+        1 => (0u64..4, 0u16..3, any::<bool>()).prop_map(|(id, port, remove)| Op::Controller { id, port, remove }),
         2 => (prop::collection::vec(0u8..3, 0..2), any::<bool>())
             .prop_map(|(topics, unclean)| Op::Elect { topics, unclean }),
     ];
@@ -61,11 +71,17 @@ fn command_for(op: &Op, image: &MetadataImage) -> Command {
         TopicId(id)
     };
     match op.clone() {
-        Op::Register { broker, incarnation, other_disk, rack } => {
-            let disk = format!("disk-{broker}{}", if other_disk { "-new" } else { "" });
+        Op::Register { broker: id, incarnation, other_disk, clean, rack } => {
+            let disk = format!("disk-of-{id}{}", if other_disk { "-new" } else { "" });
             let rack = (rack > 0).then(|| format!("rack-{rack}"));
-            let plain = registration(broker, incarnation);
-            Command::RegisterBroker(RegisterBroker { log_dirs: vec![disk], rack, ..plain })
+            let clean_shutdown_epoch = clean.then(|| broker(id).epoch);
+            let plain = registration(id, incarnation);
+            Command::RegisterBroker(RegisterBroker {
+                log_dirs: vec![disk],
+                rack,
+                clean_shutdown_epoch,
+                ..plain
+            })
         }
         Op::Broker { kind, broker: id, stale } => {
             let mut broker = broker(id);
@@ -114,6 +130,7 @@ fn command_for(op: &Op, image: &MetadataImage) -> Command {
                 ("segment.bytes", (u64::from(value) << 15).to_string()),
                 ("no.such.key", String::new()),
                 ("write.caching", "true".to_owned()),
+                ("min.insync.replicas", (value % 3 + 1).to_string()),
             ][key]
                 .clone();
             let pair = [(key, value.as_str())];
@@ -146,6 +163,39 @@ fn command_for(op: &Op, image: &MetadataImage) -> Command {
                 isr: members.into_iter().filter(replica).map(broker).collect(),
             })
         }
+        Op::AlterMany { topic, leader, isr } => {
+            let topic = image.topic(topic_name(topic).as_str());
+            let change = |(id, now): (PartitionId, &std::sync::Arc<PartitionImage>)| {
+                let members: BTreeSet<i32> = isr.iter().copied().chain([leader]).collect();
+                let member = |id: &i32| now.replicas.contains(&BrokerId(*id));
+                IsrChange {
+                    topic_id: topic.map_or(TopicId::default(), |topic| topic.id),
+                    partition: id,
+                    leader_epoch: now.leader_epoch,
+                    partition_epoch: now.partition_epoch,
+                    isr: members.into_iter().filter(member).map(broker).collect(),
+                }
+            };
+            let changes = topic.into_iter().flat_map(|topic| topic.partitions()).map(change).collect();
+            Command::AlterPartitions(AlterPartitions { broker: broker(leader), changes })
+        }
+        Op::Reassign { topic, partition, target } => {
+            let partition = TopicPartition::new(topic_name(topic), PartitionId(partition));
+            let replicas = target.map(|ids| {
+                let distinct: BTreeSet<i32> = ids.iter().copied().collect();
+                let ids = if distinct.len() > 1 { distinct.into_iter().collect() } else { ids };
+                ids.into_iter().map(BrokerId).collect()
+            });
+            Command::ReassignPartitions(ReassignPartitions {
+                moves: vec![PartitionMove { partition, replicas }],
+            })
+        }
+        Op::Drain { broker, cancel } => Command::DrainBroker(DrainBroker { id: BrokerId(broker), cancel }),
+        Op::Controller { id, remove: true, .. } => Command::RemoveController(NodeId(id)),
+        Op::Controller { id, port, .. } => Command::PutController(PutController {
+            id: NodeId(id),
+            endpoint: Endpoint { host: "controller".to_owned(), port },
+        }),
         Op::Elect { topics, unclean } => {
             let at = |topic| TopicPartition::new(topic_name(topic), PartitionId(0));
             Command::ElectLeaders(ElectLeaders { partitions: topics.into_iter().map(at).collect(), unclean })
@@ -160,14 +210,36 @@ fn check_step(before: &MetadataImage, after: &MetadataImage, command: &Command) 
             let what = format!("{}-{id} {partition:?} after {command:?}", topic.name);
             let could_lead = |id: &BrokerId| after.broker(*id).is_some_and(|broker| broker.is_active());
             prop_assert!(
-                partition.is_online() || !partition.isr.iter().any(could_lead),
+                partition.is_online()
+                    || !partition.replicas.iter().any(|id| partition.is_eligible(*id) && could_lead(id)),
                 "needless outage: {}",
                 what
             );
+            let enough = partition.isr.len() >= topic.min_insync(partition);
+            prop_assert!(partition.elr.is_empty() || !partition.is_online() || !enough, "{}", what);
+            if partition.is_reassigning()
+                && partition.is_online()
+                && matches!(command, Command::ReassignPartitions(_))
+            {
+                let lacking = |id: &BrokerId| !partition.isr.contains(id);
+                let few = partition.target_replicas().filter(|id| !lacking(id)).count()
+                    < topic.min_insync(partition);
+                let leads = partition.target_replicas().any(|id| !lacking(&id) && could_lead(&id));
+                prop_assert!(
+                    partition.adding.iter().any(lacking) || few || !leads,
+                    "it should have ended: {}",
+                    what
+                );
+            }
             let Some(old) = before.topic_by_id(topic.id).and_then(|topic| topic.partition(id)) else {
                 continue;
             };
-            prop_assert_eq!(&old.replicas, &partition.replicas);
+            let moved = old.replicas != partition.replicas;
+            let by_reassignment = matches!(command, Command::ReassignPartitions(_));
+            let by_its_end = old.is_reassigning()
+                && !partition.is_reassigning()
+                && old.target_replicas().eq(partition.replicas.iter().copied());
+            prop_assert!(!moved || by_reassignment || by_its_end, "{}", what);
             prop_assert_eq!(
                 old.leader != partition.leader,
                 old.leader_epoch < partition.leader_epoch,
@@ -181,7 +253,9 @@ fn check_step(before: &MetadataImage, after: &MetadataImage, command: &Command) 
                 || matches!(command, Command::ElectLeaders(ElectLeaders { unclean: true, .. }));
             let led_by_stranger = partition.is_online()
                 && partition.leader != old.leader
-                && !old.isr.contains(&partition.leader);
+                && !old.is_eligible(partition.leader)
+                // A new replica leads if it is in sync, by the word of the leader before it, and that is why it ended.
+                && !by_its_end;
             prop_assert!(!led_by_stranger || unclean, "acknowledged records may be lost: {}", what);
         }
         if let Some(old) = before.topic_by_id(topic.id) {
