@@ -25,10 +25,10 @@ const STREAMS: usize = 60;
 /// What each stream announces; all but one byte of it is sent, as far as the server takes it.
 const MESSAGE: usize = 8 << 20;
 const PIECE: usize = 256 << 10;
-/// What the server may grow by. Half-received messages: 64 MiB, and at most twice that. Unread: a window of 32 MiB for each
-/// connection. The rest for the streams themselves and for what the allocator has not given back. The messages would be
-/// 1,920 MiB.
-const MAX_GROWTH: u64 = (2 * 64 + CONNECTIONS as u64 * 32 + 64) << 20;
+/// What the server may grow by. Half-received messages: 64 MiB, and at most twice that, in buffers that grow by doubling.
+/// Unread: a window of 32 MiB for each connection. The rest for the streams themselves and for what the allocator has not
+/// given back. The messages would be 1,920 MiB.
+const MAX_GROWTH: u64 = (2 * 2 * 64 + CONNECTIONS as u64 * 32 + 64) << 20;
 /// A batch that comes in several frames, and so is half received for a while.
 const LARGE: usize = 900_000;
 
