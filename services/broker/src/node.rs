@@ -13,7 +13,7 @@ use std::sync::Arc;
 use thalweg_core::metadata::MetadataImage;
 use thalweg_core::{BrokerId, Clock, ErrorCode, LeaderEpoch, PartitionId};
 use thalweg_proto::{ApiError, Detail};
-use thalweg_runtime::Shutdown;
+use thalweg_runtime::{Dialer, Shutdown};
 use tokio::time::Instant;
 
 /// One broker's parts.
@@ -34,6 +34,8 @@ pub struct Node {
     pub controller: Arc<ControllerLink>,
     /// Rung when a follower may join an ISR.
     pub isr: IsrBell,
+    /// How it reaches other services.
+    pub dialer: Dialer,
     /// The other brokers.
     pub peers: Peers,
     /// Ids for idempotent producers.

@@ -9,9 +9,10 @@
 
 use crate::log::Log;
 use crate::volume::Volume;
+use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use thalweg_core::Offset;
 
@@ -24,10 +25,21 @@ pub trait FlushListener: Send + Sync {
 }
 
 /// The logs that wait for a sync. Bounded by the number of logs: each is in it at most once.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct CommitQueue {
     state: Mutex<QueueState>,
     wake: Condvar,
+    /// Rung when the queue ceases to be empty, for those who have no thread that waits.
+    bell: OnceLock<Bell>,
+}
+
+/// Something to be rung. Must return at once.
+pub(crate) type Bell = Arc<dyn Fn() + Send + Sync>;
+
+impl fmt::Debug for CommitQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommitQueue").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +61,9 @@ impl CommitQueue {
         drop(state);
         // The committer sleeps only while the queue is empty.
         if was_empty {
+            if let Some(bell) = self.bell.get() {
+                bell();
+            }
             self.wake.notify_one();
         }
     }
@@ -95,6 +110,11 @@ impl Committer {
     /// A committer without a thread, for a simulation: it works when [`Committer::run_once`] is called.
     pub(crate) fn manual(volume: Arc<Volume>) -> Committer {
         Committer { volume, thread: None }
+    }
+
+    /// Rings `bell` whenever something is queued behind nothing. Only the first bell counts.
+    pub(crate) fn ring(&self, bell: Bell) {
+        let _ = self.volume.queue.bell.set(bell);
     }
 
     /// Syncs what is queued now. Returns the number of logs.

@@ -11,6 +11,7 @@ use crate::metadata::MetadataStore;
 use crate::node::Node;
 use crate::producer_ids::ProducerIds;
 use crate::replicas::ReplicaManager;
+use crate::replication::follower::{FollowerConfig, FollowerSeams, follow_leaders};
 use crate::replication::leader::isr::{self, IsrBell};
 use crate::services;
 use crate::settings::log_config;
@@ -20,7 +21,7 @@ use thalweg_core::metadata::MetadataImage;
 use thalweg_core::{Clock, ClusterId, MetadataVersion};
 use thalweg_log::storage::Storage;
 use thalweg_log::{CommitMode, LogConfig, LogManager, LogManagerConfig};
-use thalweg_runtime::{Dialer, Shutdown, Supervisor, blocking};
+use thalweg_runtime::{Dialer, GrpcServer, Shutdown, Supervisor, blocking};
 use tokio::time::Instant;
 
 /// Starts everything under `supervisor`. Once the broker is registered, `goodbye` is what a stop must say.
@@ -41,8 +42,7 @@ pub async fn start(
         "metadata-watch",
         watch_metadata(Arc::clone(&link), Arc::clone(&metadata), shutdown.clone()),
     );
-    let no_metadata =
-        || StartError::NoMetadata { controllers: config.controllers.clone(), within: config.intervals.start };
+    let no_metadata = || no_metadata(&config);
     let image =
         wait_for(&metadata, &shutdown, deadline, |image| image.cluster_id().is_some(), no_metadata).await?;
     let cluster_id = image.cluster_id().cloned().ok_or_else(no_metadata)?;
@@ -89,8 +89,6 @@ async fn join_cluster(
     let deadline = Instant::now() + config.intervals.start;
     let Opened { cluster_id, dialer, public, internal, link, metadata, commit_mode } = opened;
     let shutdown = supervisor.shutdown().clone();
-    let no_metadata =
-        || StartError::NoMetadata { controllers: config.controllers.clone(), within: config.intervals.start };
     let replicas = Arc::new(ReplicaManager::new(config.node_id, Arc::clone(&logs)));
     let who = Introduction {
         node_id: config.node_id,
@@ -108,74 +106,97 @@ async fn join_cluster(
         () = shutdown.triggered() => return Err(StartError::Stopped),
     };
     let seen = |image: &MetadataImage| image.version() >= registered;
-    let image = wait_for(&metadata, &shutdown, deadline, seen, no_metadata).await?;
+    let image = wait_for(&metadata, &shutdown, deadline, seen, || no_metadata(&config)).await?;
     reconcile_first(&replicas, &clock, image).await?;
 
     if commit_mode == CommitMode::Manual {
         supervisor.spawn_critical("commits", tasks::commit(Arc::clone(&logs), shutdown.clone()));
     }
-    let (beats, heartbeats) = Heartbeats::new(Arc::clone(&link), who, replicas.watch());
-    let within = config.intervals.controlled_shutdown;
-    let _ = goodbye.set(Goodbye { node_id: config.node_id, heartbeats, within });
-    supervisor.spawn_critical("heartbeats", beats.run(shutdown.clone()));
-    supervisor.spawn_critical(
-        "replicas",
-        tasks::follow_metadata(
-            Arc::clone(&replicas),
-            Arc::clone(&metadata),
-            Arc::clone(&clock),
-            config.intervals.reopen,
-            shutdown.clone(),
-        ),
-    );
-    let flushes = tasks::flush_due(Arc::clone(&replicas), Arc::clone(&clock), shutdown.clone());
-    supervisor.spawn_critical("flushes", flushes);
-    supervisor.spawn_critical(
-        "housekeeping",
-        tasks::housekeeping(logs, Arc::clone(&clock), config.intervals.housekeeping, shutdown.clone()),
-    );
-    // A fenced broker leads nothing; who connects now should find the partitions served.
-    let me = config.node_id;
+    let (listen, internal_listen) = (public.address, internal.address);
+    let node = new_node(config, clock, link, metadata, replicas, dialer, shutdown);
+    run_parts(supervisor, &node, who, goodbye);
+    // Followers find it served from the moment on at which it leads.
+    serve(supervisor, "internal-server", services::internal(&node)?, internal, &node.shutdown);
+    // A fenced broker leads nothing; what connects now should find the partitions served.
+    let me = node.config.node_id;
     let unfenced = |image: &MetadataImage| image.broker(me).is_some_and(|broker| !broker.fenced);
-    let image = wait_for(&metadata, &shutdown, deadline, unfenced, no_metadata).await?;
-    wait_applied(&replicas, image.version(), &shutdown).await?;
+    let image =
+        wait_for(&node.metadata, &node.shutdown, deadline, unfenced, || no_metadata(&node.config)).await?;
+    wait_applied(&node.replicas, image.version(), &node.shutdown).await?;
+    serve(supervisor, "server", services::public(&node)?, public, &node.shutdown);
+    tracing::info!(broker = %me, %listen, %internal_listen, partitions = node.replicas.len(), "broker ready");
+    Ok(BrokerHandle { listen, internal_listen, node, supervisor: supervisor.clone() })
+}
 
+fn new_node(
+    config: BrokerConfig,
+    clock: Arc<dyn Clock>,
+    controller: Arc<ControllerLink>,
+    metadata: Arc<MetadataStore>,
+    replicas: Arc<ReplicaManager>,
+    dialer: Dialer,
+    shutdown: Shutdown,
+) -> Arc<Node> {
     let answers = InFlight::new(config.limits.fetch_answers_bytes);
-    let node = Arc::new(Node {
+    Arc::new(Node {
         in_flight: InFlight::new(config.limits.in_flight_bytes),
-        peers: Peers::new(dialer, Arc::clone(&answers)),
+        peers: Peers::new(dialer.clone(), Arc::clone(&answers)),
+        dialer,
         answers,
         isr: IsrBell::default(),
         producer_ids: ProducerIds::new(),
-        controller: link,
+        controller,
         clock,
         metadata,
         replicas,
         shutdown,
         config,
-    });
-    supervisor.spawn_critical("isr", isr::keep(Arc::clone(&node)));
-    let (listen, internal_listen) = (public.address, internal.address);
-    serve_on(supervisor, &node, public, internal)?;
-    tracing::info!(broker = %node.config.node_id, %listen, %internal_listen, partitions = node.replicas.len(), "broker ready");
-    Ok(BrokerHandle { listen, internal_listen, node, supervisor: supervisor.clone() })
+    })
 }
 
-fn serve_on(
-    supervisor: &Supervisor,
-    node: &Arc<Node>,
-    public: Port,
-    internal: Port,
-) -> Result<(), StartError> {
-    let shutdown = &node.shutdown;
-    let servers = [
-        ("server", services::public(node)?, public.incoming),
-        ("internal-server", services::internal(node)?, internal.incoming),
-    ];
-    for (name, server, incoming) in servers {
-        supervisor.spawn_critical(name, server.serve(incoming, shutdown.clone()));
-    }
-    Ok(())
+/// Starts what the broker does by itself.
+fn run_parts(supervisor: &Supervisor, node: &Arc<Node>, who: Introduction, goodbye: &OnceLock<Goodbye>) {
+    let shutdown = || node.shutdown.clone();
+    let (replicas, clock) = (|| Arc::clone(&node.replicas), || Arc::clone(&node.clock));
+    let intervals = &node.config.intervals;
+    let cluster_id = who.cluster_id.clone();
+    let (beats, heartbeats) = Heartbeats::new(Arc::clone(&node.controller), who, node.replicas.watch());
+    let within = intervals.controlled_shutdown;
+    let _ = goodbye.set(Goodbye { node_id: node.config.node_id, heartbeats, within });
+    supervisor.spawn_critical("heartbeats", beats.run(shutdown()));
+    let metadata = Arc::clone(&node.metadata);
+    supervisor.spawn_critical(
+        "replicas",
+        tasks::follow_metadata(replicas(), metadata, clock(), intervals.reopen, shutdown()),
+    );
+    supervisor.spawn_critical("flushes", tasks::flush_due(replicas(), clock(), shutdown()));
+    let logs = Arc::clone(node.replicas.logs());
+    supervisor.spawn_critical(
+        "housekeeping",
+        tasks::housekeeping(logs, clock(), intervals.housekeeping, shutdown()),
+    );
+    supervisor.spawn_critical("isr", isr::keep(Arc::clone(node)));
+    let seams = FollowerSeams {
+        me: node.config.node_id,
+        cluster_id,
+        dialer: node.dialer.clone(),
+        metadata: Arc::clone(&node.metadata),
+        replicas: replicas(),
+        clock: clock(),
+        config: FollowerConfig {
+            throttled_rate: Some(node.config.replication.throttled_rate),
+            ..FollowerConfig::default()
+        },
+    };
+    supervisor.spawn_critical("followers", follow_leaders(seams, shutdown()));
+}
+
+fn serve(supervisor: &Supervisor, name: &'static str, server: GrpcServer, port: Port, shutdown: &Shutdown) {
+    supervisor.spawn_critical(name, server.serve(port.incoming, shutdown.clone()));
+}
+
+fn no_metadata(config: &BrokerConfig) -> StartError {
+    StartError::NoMetadata { controllers: config.controllers.clone(), within: config.intervals.start }
 }
 
 async fn open_logs(

@@ -7,6 +7,7 @@ use std::time::Duration;
 use thalweg_core::Clock;
 use thalweg_log::LogManager;
 use thalweg_runtime::{Shutdown, blocking};
+use tokio::sync::Notify;
 use tokio::task::JoinError;
 
 /// Brings the partitions in line with each new image, one after the other; those that pile up meanwhile are one. In quiet
@@ -72,18 +73,22 @@ pub async fn housekeeping(
     }
 }
 
-/// How long after a request for a flush the logs are synced, where no thread does it: long enough that a crash can come between
+/// How long after a request for it a sync begins, where no thread waits for requests: long enough that a crash can come between
 /// an append and its sync.
-const COMMIT_TICK: Duration = Duration::from_micros(300);
+const COMMIT_DELAY: Duration = Duration::from_micros(300);
 
 /// Does the work of the committers' threads, for a simulation.
 pub async fn commit(logs: Arc<LogManager>, shutdown: Shutdown) -> Result<(), JoinError> {
+    let asked = Arc::new(Notify::new());
+    let bell = Arc::clone(&asked);
+    logs.on_sync_request(Arc::new(move || bell.notify_one()));
     loop {
+        let logs = Arc::clone(&logs);
+        // Also what was asked for before the bell was there.
+        blocking::run(move || logs.run_committers()).await?;
         tokio::select! {
-            () = tokio::time::sleep(COMMIT_TICK) => {}
+            () = asked.notified() => tokio::time::sleep(COMMIT_DELAY).await,
             () = shutdown.triggered() => return Ok(()),
         }
-        let logs = Arc::clone(&logs);
-        blocking::run(move || logs.run_committers()).await?;
     }
 }

@@ -103,8 +103,12 @@ impl Heartbeats {
                 }
                 self.look_out(&error);
             }
-            // A stop must not wait for a controller that is gone.
-            tokio::time::sleep(pause).await;
+            let stopping = *self.stop.borrow_and_update();
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // A wish to stop does not wait.
+                Ok(()) = self.stop.changed(), if !stopping => {}
+            }
             pause = (pause * 2).min(self.link.intervals().retry_most);
         }
     }

@@ -6,10 +6,14 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use thalweg_core::metadata::command::{
-    AllocateProducerIds, BrokerRef, InitCluster, ProducerIdBlock, PutController, RegisterBroker,
+    AllocateProducerIds, AlterPartitions, BrokerRef, InitCluster, IsrChange, PartitionState, ProducerIdBlock,
+    PutController, RegisterBroker,
 };
 use thalweg_core::metadata::{Command, MetadataImage, Refusal, Response, apply, codec, limits};
-use thalweg_core::{BrokerEpoch, BrokerId, ClusterId, ErrorCode, MetadataVersion, NodeId};
+use thalweg_core::{
+    BrokerEpoch, BrokerId, ClusterId, ErrorCode, LeaderEpoch, MetadataVersion, NodeId, PartitionEpoch,
+    PartitionId, TopicId,
+};
 use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1 as internal;
 use thalweg_proto::internal::v1::controller_service_server::{ControllerService, ControllerServiceServer};
@@ -43,6 +47,10 @@ pub struct Shared {
     pub without_sessions: AtomicBool,
     /// Nobody may stop.
     pub holds_back: AtomicBool,
+    /// Who stops keeps its leaderships, as if its controllers had not noticed.
+    pub deaf: AtomicBool,
+    /// Whoever is fenced stays so.
+    pub keeps_fenced: AtomicBool,
     /// What was asked of the controllers and is not played.
     pub noted: Mutex<Vec<String>>,
     /// The clean-shutdown epochs that registrations told.
@@ -69,6 +77,8 @@ impl FakeController {
             single_beats: AtomicU32::new(0),
             without_sessions: AtomicBool::new(false),
             holds_back: AtomicBool::new(false),
+            deaf: AtomicBool::new(false),
+            keeps_fenced: AtomicBool::new(false),
             noted: Mutex::default(),
             clean_epochs: Mutex::default(),
             term: AtomicU64::new(3),
@@ -159,11 +169,14 @@ impl FakeController {
         }
         if request.want_shutdown {
             self.goodbyes.fetch_add(1, Ordering::Relaxed);
-            self.answer(Command::BeginControlledShutdown(broker))?;
+            if !self.deaf.load(Ordering::Relaxed) {
+                self.answer(Command::BeginControlledShutdown(broker))?;
+            }
             let may_shutdown = !self.holds_back.load(Ordering::Relaxed);
             return Ok(internal::BrokerHeartbeatResponse { fenced: false, may_shutdown });
         }
-        if known.fenced && request.metadata_version >= known.epoch.get() as u64 {
+        let returns = !self.keeps_fenced.load(Ordering::Relaxed);
+        if returns && known.fenced && request.metadata_version >= known.epoch.get() as u64 {
             self.answer(Command::UnfenceBroker(broker))?;
         }
         let fenced = self.image().broker(broker.id).unwrap().fenced;
@@ -258,9 +271,39 @@ impl ControllerService for FakeController {
 
     async fn alter_partitions(
         &self,
-        _: Request<internal::AlterPartitionsRequest>,
+        request: Request<internal::AlterPartitionsRequest>,
     ) -> Result<Answer<internal::AlterPartitionsResponse>, Status> {
-        unsupported()
+        let request = request.into_inner();
+        let broker = BrokerRef { id: BrokerId(request.broker_id), epoch: BrokerEpoch(request.broker_epoch) };
+        let member = |member: &internal::IsrMember| BrokerRef {
+            id: BrokerId(member.broker_id),
+            epoch: BrokerEpoch(member.broker_epoch),
+        };
+        let change = |change: &internal::PartitionChange| IsrChange {
+            topic_id: TopicId(change.topic_id.as_ref().try_into().unwrap()),
+            partition: PartitionId(change.partition),
+            leader_epoch: LeaderEpoch(change.leader_epoch),
+            partition_epoch: PartitionEpoch(change.partition_epoch),
+            isr: change.isr.iter().map(member).collect(),
+        };
+        let changes = request.changes.iter().map(change).collect();
+        let command = Command::AlterPartitions(AlterPartitions { broker, changes });
+        let (metadata_version, response) = self.answer(command)?;
+        let Response::Partitions(results) = response else { panic!("{response:?}") };
+        let result = |result: Result<PartitionState, Refusal>| match result {
+            Ok(state) => internal::PartitionChangeResult {
+                leader_epoch: state.leader_epoch.get(),
+                partition_epoch: state.partition_epoch.get(),
+                isr: state.isr.iter().map(|id| id.get()).collect(),
+                error: None,
+            },
+            Err(refusal) => internal::PartitionChangeResult {
+                error: Some(api_error(&refusal).to_proto()),
+                ..Default::default()
+            },
+        };
+        let results = results.into_iter().map(result).collect();
+        Ok(Answer::new(internal::AlterPartitionsResponse { results, metadata_version }))
     }
 
     async fn allocate_producer_ids(

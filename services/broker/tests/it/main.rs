@@ -2,11 +2,16 @@
 //! that applies commands without Raft.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking; helpers outside of #[test] functions too")]
 mod admin;
+mod brokers;
 mod controller;
 mod fetch;
+mod following;
+mod forward;
 mod gate;
 mod harness;
 mod lifecycle;
+mod membership;
 mod produce;
 mod produce_stream;
 mod refusals;
+mod replication;

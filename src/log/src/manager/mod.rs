@@ -170,6 +170,12 @@ impl LogManager {
         epochs.all(|epoch| epoch == Some(first)).then_some(first)
     }
 
+    /// Calls `bell` whenever a log asks for a sync and none did before, with [`CommitMode::Manual`]. It must return at once; the
+    /// first one counts.
+    pub fn on_sync_request(&self, bell: Arc<dyn Fn() + Send + Sync>) {
+        self.committers.iter().for_each(|committer| committer.ring(Arc::clone(&bell)));
+    }
+
     /// Syncs what is queued, with [`CommitMode::Manual`]. Returns the number of logs.
     pub fn run_committers(&self) -> usize {
         self.committers.iter().map(Committer::run_once).sum()
