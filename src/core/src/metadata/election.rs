@@ -144,8 +144,8 @@ pub(super) fn elect(next: &mut PartitionImage, rules: Rules<'_>) {
             return;
         }
     }
-    let has_some = |id: BrokerId| !(next.lost && next.isr.contains(&id)) && !next.adding.contains(&id);
-    next.leader = match find(&has_some).or_else(|| find(&|_| true)) {
+    let has_nothing = |id: BrokerId| next.adding.contains(&id) || (next.lost && next.isr.contains(&id));
+    next.leader = match find(&|id| !has_nothing(id)).or_else(|| find(&|_| true)) {
         Some(any) if rules.unclean => {
             // What others acknowledged and this replica lacks is lost, so nobody else counts as in sync with it.
             (next.isr, next.elr, next.lost) = (vec![any], Vec::new(), false);

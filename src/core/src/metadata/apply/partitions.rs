@@ -11,6 +11,7 @@ use crate::metadata::limits::{
     MAX_PARTITION_CHANGES, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, MAX_REPLICATION_FACTOR,
 };
 use crate::metadata::placement::{Candidate, Placer};
+use crate::planted::{Bug, planted};
 use crate::{BrokerId, ErrorCode, LeaderEpoch, PartitionEpoch};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -83,7 +84,9 @@ fn alter_one(image: &mut MetadataImage, command: &AlterPartition) -> Result<Part
         Refusal::field(ErrorCode::UnknownTopic, "topic_id", message)
     })?;
     let before = existing_partition(topic, command.partition, "partition")?;
-    check_epochs(command, topic, before)?;
+    if !planted(Bug::IsrWithoutEpochs) {
+        check_epochs(command, topic, before)?;
+    }
     check_isr(image, command, before)?;
 
     // Kept in the order of the replicas, so that equal sets are equal lists.
@@ -145,6 +148,7 @@ fn check_isr(image: &MetadataImage, command: &AlterPartition, now: &PartitionIma
             return invalid(format!("broker {id} is named twice"));
         }
         match image.broker(id) {
+            Some(broker) if planted(Bug::IsrWithoutEpochs) && broker.is_active() => {}
             Some(broker) if broker.epoch == epoch && broker.is_active() => {}
             // A leader that is asked to stop may still drop others from its ISR.
             Some(broker) if broker.epoch == epoch && id == now.leader && !broker.fenced => {}
