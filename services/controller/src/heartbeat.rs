@@ -99,10 +99,11 @@ impl Heartbeats {
     /// Whether a broker leads what somebody else could lead; what nobody else can lead it may as well leave.
     fn leads(&self, id: BrokerId) -> bool {
         let image = self.quorum.published().image();
-        image
-            .topics()
-            .flat_map(|topic| &topic.partitions)
-            .any(|partition| partition.leader == id && partition.isr.iter().any(|member| *member != id))
+        let could = |member: &BrokerId| {
+            *member != id && image.broker(*member).is_some_and(|broker| broker.is_active())
+        };
+        let mut partitions = image.topics().flat_map(|topic| &topic.partitions);
+        partitions.any(|partition| partition.leader == id && partition.isr.iter().any(could))
     }
 
     /// Takes heartbeats from a stream, answers each, and speaks by itself when what it said of the broker changes.

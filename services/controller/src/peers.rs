@@ -15,9 +15,17 @@ pub struct Peers {
     node_id: NodeId,
     own: Endpoint,
     listed: BTreeMap<NodeId, Endpoint>,
-    heard: Mutex<BTreeMap<NodeId, Endpoint>>,
+    heard: Mutex<BTreeMap<NodeId, Heard>>,
     changed: watch::Sender<u64>,
     published: Arc<Published>,
+}
+
+/// What a controller says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Heard {
+    endpoint: Endpoint,
+    /// Whether it holds the metadata, or at least has held it: it knows its cluster.
+    knows_cluster: bool,
 }
 
 impl Peers {
@@ -43,14 +51,15 @@ impl Peers {
         &self.own
     }
 
-    /// A controller says where it is.
-    pub fn hear(&self, id: NodeId, endpoint: Endpoint) {
+    /// A controller says where it is, and whether it knows its cluster.
+    pub fn hear(&self, id: NodeId, endpoint: Endpoint, knows_cluster: bool) {
+        let news = Heard { endpoint, knows_cluster };
         let mut heard = self.heard();
         let full = heard.len() >= MAX_CONTROLLERS && !heard.contains_key(&id);
-        if full || id == self.node_id || heard.get(&id) == Some(&endpoint) {
+        if full || id == self.node_id || heard.get(&id) == Some(&news) {
             return;
         }
-        heard.insert(id, endpoint);
+        heard.insert(id, news);
         drop(heard);
         self.changed.send_modify(|count| *count += 1);
     }
@@ -60,12 +69,19 @@ impl Peers {
         self.changed.subscribe()
     }
 
-    /// What a controller said of itself last; else what this one was told at its start.
+    /// Where a controller that knows its cluster said that it is. Others are not noted in the metadata: see
+    /// [`Peers::has_been_noted`].
     pub fn claimed(&self, id: NodeId) -> Option<Endpoint> {
         if id == self.node_id {
             return Some(self.own.clone());
         }
-        self.heard().get(&id).or_else(|| self.listed.get(&id)).cloned()
+        self.heard().get(&id).filter(|heard| heard.knows_cluster).map(|heard| heard.endpoint.clone())
+    }
+
+    /// Whether the metadata names the controller. A voter that is named has known its cluster; if it no longer does, its disk
+    /// was lost.
+    pub fn has_been_noted(&self, id: NodeId) -> bool {
+        self.published.image().controllers().any(|(noted, _)| noted == id)
     }
 
     /// Every address that a controller may have, the best first. An address that does not answer leads to the next: after all
@@ -73,7 +89,7 @@ impl Peers {
     pub fn candidates(&self, id: NodeId) -> Vec<Endpoint> {
         let image = self.published.image();
         let noted = image.controllers().find(|(known, _)| *known == id).map(|(_, endpoint)| endpoint.clone());
-        let heard = self.heard().get(&id).cloned();
+        let heard = self.heard().get(&id).map(|heard| heard.endpoint.clone());
         let mut found: Vec<Endpoint> = Vec::new();
         for endpoint in [noted, self.listed.get(&id).cloned(), heard].into_iter().flatten() {
             if !found.contains(&endpoint) {
@@ -91,7 +107,7 @@ impl Peers {
         self.candidates(id).into_iter().next()
     }
 
-    fn heard(&self) -> MutexGuard<'_, BTreeMap<NodeId, Endpoint>> {
+    fn heard(&self) -> MutexGuard<'_, BTreeMap<NodeId, Heard>> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -111,19 +127,20 @@ mod tests {
         let mut changes = peers.changes();
         assert_eq!(peers.candidates(NodeId(2)), [at("b:1")]);
         assert_eq!(peers.endpoint(NodeId(3)), None);
-        peers.hear(NodeId(3), at("c:1"));
-        peers.hear(NodeId(2), at("b:2"));
-        peers.hear(NodeId(1), at("nonsense:1"));
+        peers.hear(NodeId(3), at("c:1"), false);
+        peers.hear(NodeId(2), at("b:2"), true);
+        peers.hear(NodeId(1), at("nonsense:1"), true);
         assert!(changes.has_changed().unwrap());
         changes.mark_unchanged();
-        peers.hear(NodeId(2), at("b:2"));
+        peers.hear(NodeId(2), at("b:2"), true);
         assert!(!changes.has_changed().unwrap(), "no news");
         assert_eq!(peers.candidates(NodeId(2)), [at("b:1"), at("b:2")]);
         assert_eq!(peers.claimed(NodeId(2)), Some(at("b:2")));
         assert_eq!(peers.endpoint(NodeId(3)), Some(at("c:1")));
+        assert_eq!(peers.claimed(NodeId(3)), None, "it does not know its cluster yet");
         assert_eq!(peers.claimed(NodeId(1)), Some(at("a:1")));
         for id in 10..100 {
-            peers.hear(NodeId(id), at("d:1"));
+            peers.hear(NodeId(id), at("d:1"), true);
         }
         assert!(peers.heard().len() <= MAX_CONTROLLERS);
     }

@@ -26,12 +26,16 @@ impl Founding {
 /// The founding lists are compared only while one side does not know its cluster yet: later the group's members are what its
 /// log says, and lists on command lines may be of different ages.
 ///
+/// `noted_voter`: the caller is a voter that the metadata names, so that it must know its cluster. One that does not has lost
+/// its disk, and with it its votes: it could elect a leader that lacks what was acknowledged.
+///
 /// Errors: `INCONSISTENT_CLUSTER_ID`, `INVALID_VOTERS`.
 pub fn check(
     node_id: NodeId,
     cluster_id: Option<&ClusterId>,
     founding: &Founding,
     hello: &RaftHello,
+    noted_voter: bool,
 ) -> Result<(), ApiError> {
     let caller = hello.from;
     if hello.to != node_id.get() {
@@ -56,6 +60,13 @@ pub fn check(
             return Err(ApiError::new(ErrorCode::InconsistentClusterId, message).with_field("cluster_id"));
         }
         (Some(_), Some(_)) => return Ok(()),
+        (Some(ours), None) if noted_voter => {
+            let message = format!(
+                "controller {caller} is a voter of cluster {ours} and does not know it: its volume was lost or is an old copy; remove \
+                 this voter and add it again, empty, under a new id"
+            );
+            return Err(ApiError::new(ErrorCode::InvalidVoters, message).with_field("cluster_id"));
+        }
         _ => {}
     }
     let listed = Founding::new(hello.founding_voters.iter().map(|voter| NodeId(voter.node_id)));
@@ -96,8 +107,11 @@ mod tests {
         let founding = Founding::new([1, 2, 3].map(NodeId));
         let ours = ClusterId("ours".into());
         let checked = |cluster: Option<&ClusterId>, hello: RaftHello| {
-            check(NodeId(1), cluster, &founding, &hello).map_err(|error| error.code)
+            check(NodeId(1), cluster, &founding, &hello, false).map_err(|error| error.code)
         };
+        let wiped = check(NodeId(1), Some(&ours), &founding, &hello("", 1, &[1, 2, 3]), true);
+        assert_eq!(wiped.unwrap_err().code, ErrorCode::InvalidVoters);
+        assert!(check(NodeId(1), Some(&ours), &founding, &hello("ours", 1, &[1, 2, 3]), true).is_ok());
         assert_eq!(checked(None, hello("", 1, &[3, 2, 1])), Ok(()));
         assert_eq!(checked(None, hello("", 1, &[])), Ok(()), "one that joins has no list");
         assert_eq!(checked(None, hello("", 1, &[1, 2])), Err(ErrorCode::InvalidVoters));

@@ -25,6 +25,9 @@ const QUEUE_BYTES: usize = 32 << 20;
 const AHEAD: usize = 4;
 /// A stream without messages for so long is closed; the next message opens another.
 const IDLE: Duration = Duration::from_secs(30);
+/// How often a broken connection is opened again without anything to send. More than once: a dying process may still take a
+/// connection.
+const PROBES: u32 = 4;
 /// How long a closed stream may take to be acknowledged.
 const CLOSE: Duration = Duration::from_secs(1);
 
@@ -87,41 +90,45 @@ impl Task {
     async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
         // A connection that broke is opened again at once: if nobody listens there any more, the peer's process is gone.
-        let mut probe = false;
+        let mut probes = 0;
         loop {
-            let first = if probe { None } else { Some(self.next().await) };
-            let first = match first {
-                Some(None) => return,
-                Some(Some(message)) => Some(message),
-                None => None,
+            let probing = probes > 0;
+            let first = if probing {
+                None
+            } else {
+                match self.next().await {
+                    Some(message) => Some(message),
+                    None => return,
+                }
             };
-            let was_probe = std::mem::take(&mut probe);
             match self.stream(first).await {
                 End::Stopped => return,
                 End::Idle => {
-                    self.attempts = 0;
-                    pause = FIRST_PAUSE;
+                    (self.attempts, pause, probes) = (0, FIRST_PAUSE, 0);
                     continue;
                 }
                 End::Broken { opened, status } => {
                     tracing::debug!(peer = %self.to, class = ?self.class, opened, %status, "raft stream broke");
-                    self.tell(&status, opened, was_probe);
+                    self.tell(&status, opened, probing);
+                    probes = match (opened, self.class) {
+                        (true, MessageClass::Control) if probing => probes - 1,
+                        (true, MessageClass::Control) => PROBES,
+                        _ => 0,
+                    };
                     if opened {
-                        self.attempts = 0;
-                        pause = FIRST_PAUSE;
-                        probe = self.class == MessageClass::Control && !was_probe;
+                        (self.attempts, pause) = (0, FIRST_PAUSE);
                     } else {
                         self.attempts += 1;
                     }
                     if let Some(refusal) = ApiError::from_status(&status) {
                         self.refused(&refusal);
-                        (probe, pause) = (false, LONGEST_PAUSE);
+                        (probes, pause) = (0, LONGEST_PAUSE);
                     }
                 }
             }
             // What waits was meant for the moment at which it was sent.
             self.drain();
-            if !probe {
+            if probes < PROBES {
                 tokio::time::sleep(pause).await;
                 pause = (2 * pause).min(LONGEST_PAUSE);
                 self.drain();
@@ -191,7 +198,9 @@ impl Task {
         };
         let (requests, receiver) = mpsc::channel(AHEAD);
         let opened = Arc::new(AtomicBool::new(false));
-        let hello = DeliverRequest { kind: Some(Kind::Hello(self.hello())) };
+        let hello = self.hello();
+        let knows_cluster = !hello.cluster_id.is_empty();
+        let hello = DeliverRequest { kind: Some(Kind::Hello(hello)) };
         let outbound = outbound(hello, receiver, Arc::clone(&opened));
         let mut client = RaftServiceClient::new(channel);
         let call = client.deliver(outbound);
@@ -218,6 +227,10 @@ impl Task {
                 message = self.queue.recv() => match message {
                     Some(message) => {
                         self.bytes.fetch_sub(message.len(), Ordering::Relaxed);
+                        if !knows_cluster && self.links.published.cluster_id().is_some() {
+                            // Now that it knows its cluster it introduces itself anew; the message is sent again if it mattered.
+                            return End::Idle;
+                        }
                         next = Some(message);
                     }
                     None => return End::Stopped,

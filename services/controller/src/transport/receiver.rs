@@ -31,7 +31,10 @@ impl Receiver {
         let links = &self.links;
         let from = NodeId(hello.from);
         let cluster_id = links.published.cluster_id();
-        if let Err(refusal) = hello::check(links.peers.node_id(), cluster_id, &links.founding, hello) {
+        let votes = links.raft.get().is_some_and(|raft| raft.status().borrow().voters.contains(&from));
+        let noted_voter = votes && links.peers.has_been_noted(from);
+        let node_id = links.peers.node_id();
+        if let Err(refusal) = hello::check(node_id, cluster_id, &links.founding, hello, noted_voter) {
             if links.note_refusal(from, Some(refusal.message.clone())) {
                 tracing::error!(peer = %from, code = %refusal.code, reason = %refusal.message, "controller refused");
             }
@@ -41,7 +44,7 @@ impl Receiver {
             tracing::info!(peer = %from, "controller accepted");
         }
         if let Ok(endpoint) = hello.endpoint.parse() {
-            links.peers.hear(from, endpoint);
+            links.peers.hear(from, endpoint, !hello.cluster_id.is_empty());
         }
         Ok(())
     }

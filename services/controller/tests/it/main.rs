@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod alone;
+mod duties;
 mod group;
 mod members;
+mod seams;
 mod sessions;
 mod strangers;
 mod three;

@@ -1,10 +1,11 @@
 //! Controllers that do not belong together.
 
-use crate::group::{Group, code, until};
+use crate::group::{Group, code, settled, until};
 use thalweg_core::ErrorCode;
 use thalweg_proto::internal::v1::deliver_request::Kind;
 use thalweg_proto::internal::v1::raft_service_client::RaftServiceClient;
 use thalweg_proto::internal::v1::{DeliverRequest, FoundingVoter, MessageChunk, RaftHello};
+use thalweg_proto::v1;
 use tonic::Status;
 
 const ALL: [u64; 3] = [1, 2, 3];
@@ -72,7 +73,7 @@ async fn one_with_another_voter_list_is_left_out_and_the_others_go_on() {
     let status = group.status(3);
     assert_eq!((status.leader, status.applied), (None, 1), "nothing has reached it");
     assert_eq!(code(&group.image(3).await.unwrap_err()), ErrorCode::ControllerNotAvailable);
-    // With the right list, but the disk of the wrong one, it is still another group's.
+    // With the right list and an empty folder it is taken in: it has never been.
     group.kill(3);
     std::fs::remove_dir_all(group.config(3).data_dir).unwrap();
     group.boot(3).await;
@@ -98,4 +99,36 @@ async fn a_folder_of_another_cluster_is_not_taken_in() {
     let ours = group.image_in_the_end(1).await;
     assert_ne!(theirs.cluster_id(), ours.cluster_id());
     assert!(group.image_in_the_end(3).await.topic("events").is_none(), "the two never mix");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_that_lost_its_volume_is_kept_out_and_replaced_under_a_new_id() {
+    let mut group = Group::start(&ALL).await;
+    group.register(1, 0).await;
+    let noted = || async {
+        let image = group.image(1).await.ok()?;
+        (image.controllers().len() == 3).then_some(())
+    };
+    until("all controllers to be noted", noted).await;
+    let wiped = group.followers().await[0];
+    group.kill(wiped);
+    std::fs::remove_dir_all(group.config(wiped).data_dir).unwrap();
+    // The others are new too: nobody remembers from memory how far the wiped one was.
+    let others: Vec<u64> = ALL.into_iter().filter(|id| *id != wiped).collect();
+    for id in &others {
+        group.kill(*id);
+    }
+    for id in ALL {
+        group.boot(id).await;
+    }
+    group.create_in_the_end(others[0], "events").await;
+    assert!(group.image(wiped).await.is_err(), "it is told nothing");
+    let leader = group.leader_other_than(&[wiped]).await;
+    let request = v1::RemoveVoterRequest { node_id: wiped };
+    settled(|| async { group.admin(leader).remove_voter(request).await }).await.unwrap();
+    group.kill(wiped);
+    group.boot(4).await;
+    let request = v1::AddVoterRequest { node_id: 4, endpoint: group.address(4) };
+    settled(|| async { group.admin(leader).add_voter(request.clone()).await }).await.unwrap();
+    assert!(group.image_in_the_end(4).await.topic("events").is_some());
 }
