@@ -8,7 +8,8 @@
 //! | `THALWEG_KILL_SEED` | which processes of a cluster are killed when: a run prints its own |
 //! | `THALWEG_FAILOVER_ROUNDS` | how often `failover` measures each kind, by default once |
 //! | `THALWEG_MANY_PARTITIONS` | partitions of a cluster that has many, by default 300 |
-//! | `THALWEG_TEST_KEEP` | keeps the folders of a cluster whose test failed |
+//! | `THALWEG_TEST_KEEP` | keeps the folders of clusters, and with them the logs of their processes |
+//! | `THALWEG_TEST_LOG_LEVEL` | what those processes log, by default info |
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;

@@ -95,7 +95,12 @@ impl Cluster {
         let (_, host) = hosts.rest();
         let ports = free_ports(usize::try_from(setup.controllers).unwrap());
         let voters = (1..).zip(ports).map(|(id, port): (u64, u16)| format!("{id}@{host}:{port}")).collect();
-        let owned = |flags: Vec<&str>| flags.into_iter().map(str::to_owned).collect();
+        let log_level = std::env::var("THALWEG_TEST_LOG_LEVEL").unwrap_or("info".to_owned());
+        let owned = |flags: Vec<&str>| {
+            let mut flags: Vec<String> = flags.into_iter().map(str::to_owned).collect();
+            flags.extend(["--log-level".to_owned(), log_level.clone()]);
+            flags
+        };
         let mut cluster = Cluster {
             controllers: Vec::new(),
             brokers: Vec::new(),
@@ -428,15 +433,16 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        let keep = std::env::var_os("THALWEG_TEST_KEEP").is_some();
         if thread::panicking() {
             let controllers = self.controllers.iter().map(|(_, server)| server);
             for server in controllers.chain(self.brokers.iter().map(|(_, server)| server)) {
                 eprintln!("--- the end of a server's standard error:\n{}", server.stderr_tail());
             }
-            if std::env::var_os("THALWEG_TEST_KEEP").is_some() {
-                let kept = std::mem::replace(&mut self.home, tempfile::tempdir().unwrap()).keep();
-                eprintln!("--- the folders are kept in {}", kept.display());
-            }
+        }
+        if keep {
+            let kept = std::mem::replace(&mut self.home, tempfile::tempdir().unwrap()).keep();
+            eprintln!("--- the folders are kept in {}", kept.display());
         }
     }
 }

@@ -39,6 +39,9 @@ fn failover() {
         producer.catch_up();
         cluster.broker(broker).signal(rustix::process::Signal::TERM);
         let gaps = producer.longest_gaps(WATCH);
+        println!(
+            "round {round}: broker {broker} stopped; without an acknowledgement: {gaps:?}, it led {led:?}"
+        );
         stopped.extend(led.iter().map(|partition| gaps[partition]));
         assert!(cluster.broker(broker).wait().success());
         recover(&mut cluster, broker);
