@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use thalweg_proto::v1;
 use thalweg_proto::v1::partition_data::Data;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
-use tonic::Status;
 
 /// The method that is served here.
 pub const PATH: &str = "/thalweg.v1.ConsumerService/FetchStream";

@@ -91,7 +91,12 @@ fn records(
             most,
         ))
         .service(TooLarge::new(
-            FetchBodies::new(Buffered::new(consumers, Arc::clone(budget)), consumer, Arc::clone(budget), most),
+            FetchBodies::new(
+                Buffered::new(consumers, Arc::clone(budget)),
+                consumer,
+                Arc::clone(budget),
+                most,
+            ),
             most,
         ))
         .service(TooLarge::new(Buffered::new(admins, Arc::clone(budget)), most))

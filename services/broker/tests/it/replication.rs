@@ -389,7 +389,9 @@ async fn catalogue_06_no_client_sees_the_high_watermark_of_a_new_leader_go_back(
             spec: spec as i32,
             ..Default::default()
         };
-        let request = v1::ListOffsetsRequest { partitions: vec![wanted], ..Default::default() };
+        // Any other broker would wait for it in the caller's stead.
+        let routing = v1::Routing::LeaderOnly as i32;
+        let request = v1::ListOffsetsRequest { partitions: vec![wanted], routing, ..Default::default() };
         let mut consumer = cluster.consumer();
         async move {
             let answer = consumer.list_offsets(request).await.map_err(|status| api_error(&status))?;

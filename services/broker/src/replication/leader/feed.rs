@@ -20,9 +20,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use thalweg_core::{ErrorCode, LeaderEpoch, Offset};
 use thalweg_log::{LogRead, ReadBound, ReadError};
+use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1 as internal;
 use thalweg_proto::internal::v1::partition_end::Reason;
-use thalweg_proto::ApiError;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 

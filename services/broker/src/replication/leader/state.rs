@@ -10,7 +10,10 @@
 
 use std::time::Duration;
 use thalweg_core::metadata::command::BrokerRef;
-use thalweg_core::replication::{ReplicaProgress, effective_min_insync, high_watermark};
+use thalweg_core::planted::{Bug, planted};
+use thalweg_core::replication::{
+    ReplicaProgress, effective_min_insync, high_watermark, may_commit, may_join_isr,
+};
 use thalweg_core::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch};
 use tokio::time::Instant;
 
@@ -212,7 +215,7 @@ impl LeaderState {
     /// Where the high watermark may be, given what the leader itself has; never below `current`. It stands still while fewer
     /// replicas are in sync than `min.insync.replicas` asks for (KIP-966).
     pub fn high_watermark(&self, current: Offset, own: ReplicaProgress) -> Offset {
-        if self.isr.len() < self.min_isr {
+        if !may_commit(self.isr.len(), self.min_isr) {
             return current;
         }
         let members = || self.followers.iter().filter(|follower| self.holds_back(follower));
@@ -220,6 +223,9 @@ impl LeaderState {
             return current;
         }
         let positions = members().filter_map(|follower| follower.progress);
+        if planted(Bug::HighWatermarkAhead) {
+            return high_watermark(current, [own], self.write_caching);
+        }
         high_watermark(current, std::iter::once(own).chain(positions), self.write_caching)
     }
 
@@ -403,7 +409,7 @@ impl Follower {
 
     /// Whether it holds all that is committed.
     fn holds(&self, write_caching: bool, high_watermark: Offset, epoch_start: Offset) -> bool {
-        self.progress.is_some_and(|at| at.safe(write_caching) >= high_watermark.max(epoch_start))
+        self.progress.is_some_and(|at| may_join_isr(at, high_watermark, epoch_start, write_caching))
     }
 
     /// Whether it was behind for too long.

@@ -27,13 +27,7 @@ struct Setup {
 
 impl Setup {
     fn new(isr: &[i32]) -> Setup {
-        Setup {
-            replicas: ids(&[1, 2, 3]),
-            isr: ids(isr),
-            partition_epoch: 5,
-            min: 1,
-            write_caching: false,
-        }
+        Setup { replicas: ids(&[1, 2, 3]), isr: ids(isr), partition_epoch: 5, min: 1, write_caching: false }
     }
 
     fn terms(&self) -> Terms<'_> {
@@ -368,14 +362,14 @@ impl World {
                 let id = i32::try_from(i).unwrap() + 2;
                 self.state.position(who(id), self.logs[i], Offset(self.end), self.now).unwrap();
             }
+            // One request at a time, as the keeper of ISRs does.
+            Event::Propose if self.asked.is_some() => {}
             Event::Propose => {
                 let fenced = self.fenced;
-                let epoch_of =
-                    |id: BrokerId| (!fenced[id.get() as usize - 2]).then(|| who(id.get()).epoch);
+                let epoch_of = |id: BrokerId| (!fenced[id.get() as usize - 2]).then(|| who(id.get()).epoch);
                 let epoch = self.state.partition_epoch();
                 let (hw, end) = (self.high_watermark, Offset(self.end));
                 if let Some(isr) = self.state.propose(who(1).epoch, hw, end, MAX_LAG, self.now, epoch_of) {
-                    assert!(self.asked.is_none(), "two requests at once");
                     self.asked = Some((epoch, isr));
                 }
             }
