@@ -96,16 +96,18 @@ fn distinct(addresses: impl Iterator<Item = Arc<str>>) -> Vec<Arc<str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use thalweg_core::MetadataVersion;
-    use thalweg_core::metadata::command::PutController;
+    use thalweg_core::metadata::command::{InitCluster, PutController};
     use thalweg_core::metadata::{Command, apply};
+    use thalweg_core::{ClusterId, MetadataVersion};
 
     #[test]
     fn controllers_of_the_metadata_come_behind_those_of_the_configuration() {
         let addresses = Addresses::new(&["a:1".to_owned(), "b:1".to_owned(), "a:1".to_owned()]);
         assert_eq!((addresses.len(), &*addresses.favourite()), (2, "a:1"));
         let mut image = MetadataImage::new();
-        for (version, (id, endpoint)) in (1..).zip([(2, "b:1"), (3, "c:1")]) {
+        let init = InitCluster { cluster_id: ClusterId("c".into()), feature_level: 1 };
+        apply(&mut image, MetadataVersion(1), &Command::InitCluster(init)).unwrap();
+        for (version, (id, endpoint)) in (2..).zip([(2, "b:1"), (3, "c:1")]) {
             let put = PutController { id: NodeId(id), endpoint: endpoint.parse().unwrap() };
             apply(&mut image, MetadataVersion(version), &Command::PutController(put)).unwrap();
         }

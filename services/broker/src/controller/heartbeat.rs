@@ -15,6 +15,9 @@ use tokio::time::Instant;
 /// Between two heartbeats while the broker waits to be let go.
 const STOPPING_BEAT: Duration = Duration::from_millis(50);
 
+/// For a single heartbeat, at all controllers together, before a session is tried again.
+const SINGLE_WITHIN: Duration = Duration::from_secs(2);
+
 /// What the cluster last said of this broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
@@ -158,7 +161,7 @@ impl Heartbeats {
     }
 
     async fn beat_once(&mut self) -> Result<(), ApiError> {
-        let within = self.link.intervals().heartbeat_answer;
+        let within = SINGLE_WITHIN.min(self.link.intervals().heartbeat_answer);
         let heartbeat = self.heartbeat();
         let answer = self
             .link

@@ -2,6 +2,7 @@
 
 use super::link::{ControllerLink, Repeat, timed, unreachable};
 use std::sync::Arc;
+use std::time::Duration;
 use thalweg_core::{ErrorCode, NodeId};
 use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1 as internal;
@@ -11,6 +12,9 @@ use tonic::{Status, Streaming};
 
 /// Heartbeats on their way: one is sent after the other was answered, and one more for a wish to stop.
 const QUEUE: usize = 4;
+
+/// For the leader to be found, before a single heartbeat is tried.
+const FIND_WITHIN: Duration = Duration::from_millis(500);
 
 /// An open stream.
 #[derive(Debug)]
@@ -72,7 +76,7 @@ impl Session {
 }
 
 async fn leader(link: &ControllerLink) -> Result<Arc<str>, ApiError> {
-    let within = link.intervals().heartbeat_answer;
+    let within = FIND_WITHIN.min(link.intervals().heartbeat_answer);
     link.call(Repeat::Safe, within, |target| {
         let mut client = ControllerLink::controller(&target.channel);
         let request = timed(internal::DescribeQuorumRequest {}, within);

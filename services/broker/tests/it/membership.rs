@@ -228,13 +228,7 @@ async fn what_is_decided_by_the_controllers_goes_to_them_and_is_awaited() {
     let refused = api_error(&admin.drain_broker(unknown).await.unwrap_err());
     assert_eq!((refused.code, refused.field.as_deref()), (ErrorCode::UnknownBroker, Some("broker_id")));
     admin.elect_leaders(v1::ElectLeadersRequest::default()).await.unwrap();
-    let moves = vec![v1::PartitionReassignment { topic: "t".into(), partition: 0, replicas: vec![1] }];
-    let request = v1::ReassignPartitionsRequest { reassignments: moves, validate_only: false };
-    admin.reassign_partitions(request).await.unwrap();
-    assert_eq!(*brokers.controller.noted.lock().unwrap(), ["elect 0", "reassign 1"]);
-    let listed =
-        admin.list_reassignments(v1::ListReassignmentsRequest::default()).await.unwrap().into_inner();
-    assert_eq!(listed.reassignments, []);
+    assert_eq!(*brokers.controller.noted.lock().unwrap(), ["elect 0"]);
     let request = v1::AddVoterRequest { node_id: 7, endpoint: "x:1".into() };
     assert_eq!(admin.add_voter(request).await.unwrap().into_inner().voters, [1, 7]);
     let refused = admin.remove_voter(v1::RemoveVoterRequest { node_id: 1 }).await.unwrap_err();
@@ -246,4 +240,66 @@ async fn what_is_decided_by_the_controllers_goes_to_them_and_is_awaited() {
         found.brokers.iter().map(|b| (b.replica_count, b.leader_count, b.draining)).collect();
     assert_eq!(counts, [(2, 2, false), (1, 1, true)]);
     assert_eq!(found.controllers[0].endpoint, brokers.controllers[0]);
+}
+
+#[tokio::test]
+async fn a_reassignment_is_followed_from_any_broker_to_its_end() {
+    let brokers = Brokers::start(3).await;
+    brokers.topic("t", &[&[0]]).await;
+    let values: Vec<_> = (0..50).map(|n| n.to_string()).collect();
+    for value in &values {
+        brokers.produce(2, produce_batch("t", 0, batch(&[value]), v1::Acks::All)).await.unwrap();
+    }
+    // The one that is added cannot write yet, so the move cannot end.
+    brokers.members[&1].storage.close_gate();
+    let mut admin = brokers.admin(2);
+    let to = vec![v1::PartitionReassignment { topic: "t".into(), partition: 0, replicas: vec![1] }];
+    let request = v1::ReassignPartitionsRequest { reassignments: to, validate_only: false };
+    let noted = admin.reassign_partitions(request).await.unwrap().into_inner();
+    assert_eq!(noted.results[0].error, None);
+    brokers.settled(noted.metadata_version).await;
+    let listed = || async {
+        let request = v1::ListReassignmentsRequest { topics: vec!["t".into()] };
+        brokers.admin(2).list_reassignments(request).await.unwrap().into_inner().reassignments
+    };
+    let first = listed().await.remove(0);
+    assert_eq!((first.adding_replicas, first.removing_replicas), (vec![1], vec![0]));
+    assert!(
+        first.log_bytes.unwrap() > 0 && first.lag.unwrap() <= 50,
+        "the leader, another broker, was asked"
+    );
+    brokers.members[&1].storage.open_gate();
+    until(|| {
+        let image = brokers.controller.image();
+        let partition = &image.topic("t").unwrap().partitions[0];
+        partition.replicas == [BrokerId(1)] && partition.leader == BrokerId(1)
+    })
+    .await;
+    brokers.settled(brokers.controller.image().version().get()).await;
+    assert_eq!(listed().await, []);
+    brokers.produce(2, produce_batch("t", 0, batch(&["moved"]), v1::Acks::All)).await.unwrap();
+    let found: Vec<_> = brokers.values(0, "t", &[]).await.into_iter().map(|(.., value)| value).collect();
+    assert_eq!(found, values.into_iter().chain(["moved".to_owned()]).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_stop_in_good_order_loses_nothing_and_is_hardly_noticed() {
+    let mut brokers = Brokers::start(3).await;
+    brokers.topic("t", &[&[0, 1, 2]]).await;
+    let write = async |brokers: &Brokers, n: i64| {
+        let request = produce_batch("t", 0, batch(&[&n.to_string()]), v1::Acks::All);
+        brokers.produce(2, request).await.unwrap().results[0].base_offset
+    };
+    for n in 0..20 {
+        assert_eq!(write(&brokers, n).await, n);
+    }
+    brokers.stop(0).await.unwrap();
+    for n in 20..40 {
+        assert_eq!(write(&brokers, n).await, n);
+    }
+    let storage = brokers.members[&0].storage.clone();
+    brokers.add(0, storage).await;
+    until(|| brokers.controller.image().topic("t").unwrap().partitions[0].isr.len() == 3).await;
+    let expected: Vec<_> = (0..40).map(|n| (0, n, n.to_string())).collect();
+    assert_eq!(brokers.values(0, "t", &[]).await, expected);
 }

@@ -1,12 +1,12 @@
 //! The fake controllers' topics.
 
 use super::{FakeController, api_error, unsupported};
-use thalweg_core::metadata::Command;
 use thalweg_core::metadata::command::{
-    AlterTopicConfig, BrokerRef, CreatePartitions, CreateTopic, DeleteTopic, DrainBroker, PlacementSpec,
-    TopicRef,
+    AlterTopicConfig, BrokerRef, CreatePartitions, CreateTopic, DeleteTopic, DrainBroker, PartitionMove,
+    PlacementSpec, ReassignPartitions, TopicRef,
 };
-use thalweg_core::{BrokerEpoch, BrokerId, ErrorCode, TopicId, TopicName};
+use thalweg_core::metadata::{Command, Refusal, Response};
+use thalweg_core::{BrokerEpoch, BrokerId, ErrorCode, PartitionId, TopicId, TopicName, TopicPartition};
 use thalweg_proto::v1::admin_service_server::AdminService;
 use thalweg_proto::{ApiError, v1};
 use tonic::{Request, Response as Answer, Status};
@@ -119,9 +119,22 @@ impl AdminService for FakeController {
         &self,
         request: Request<v1::ReassignPartitionsRequest>,
     ) -> Result<Answer<v1::ReassignPartitionsResponse>, Status> {
-        self.note(format!("reassign {}", request.get_ref().reassignments.len()));
-        let metadata_version = self.bump();
-        Ok(Answer::new(v1::ReassignPartitionsResponse { results: Vec::new(), metadata_version }))
+        let moves = request.into_inner().reassignments.into_iter().map(|wanted| PartitionMove {
+            partition: TopicPartition::new(
+                TopicName::new(&wanted.topic).unwrap(),
+                PartitionId(wanted.partition),
+            ),
+            replicas: Some(wanted.replicas.into_iter().map(BrokerId).collect()),
+        });
+        let moves = ReassignPartitions { moves: moves.collect() };
+        let (metadata_version, response) = self.answer(Command::ReassignPartitions(moves))?;
+        let Response::Moves(moves) = response else { panic!("{response:?}") };
+        let result = |outcome: Result<(), Refusal>| v1::ReassignResult {
+            error: outcome.err().map(|refusal| api_error(&refusal).to_proto()),
+            ..Default::default()
+        };
+        let results = moves.into_iter().map(result).collect();
+        Ok(Answer::new(v1::ReassignPartitionsResponse { results, metadata_version }))
     }
 
     async fn list_reassignments(
