@@ -162,7 +162,7 @@ fn run_parts(supervisor: &Supervisor, node: &Arc<Node>, who: Introduction, goodb
     let cluster_id = who.cluster_id.clone();
     let (beats, heartbeats) = Heartbeats::new(Arc::clone(&node.controller), who, node.replicas.watch());
     let within = intervals.controlled_shutdown;
-    let _ = goodbye.set(Goodbye { node_id: node.config.node_id, heartbeats, within });
+    let _ = goodbye.set(Goodbye { node_id: node.config.node_id, heartbeats, replicas: replicas(), within });
     supervisor.spawn_critical("heartbeats", beats.run(shutdown()));
     let metadata = Arc::clone(&node.metadata);
     supervisor.spawn_critical(
