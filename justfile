@@ -31,10 +31,25 @@ bench:
     cargo build --release
     scripts/bench
 
+# The cases of a cluster, against three controllers and three brokers of their own
+bench-cluster *ARGS:
+    cargo build --release
+    scripts/bench-cluster "" {{ARGS}}
+
 # Kill the broker again and again under load, for as many rounds as told
 soak rounds="20":
     cargo build --release
     THALWEG_KILL_ROUNDS={{rounds}} THALWEG_TEST_BINARY=target/release/thalweg cargo test -p thalweg-tests --release -- kill_rounds --nocapture
+
+# How long partitions are without a leader: brokers and controllers are killed and stopped, so many times each
+failover rounds="20":
+    cargo build --release
+    THALWEG_FAILOVER_ROUNDS={{rounds}} THALWEG_TEST_BINARY=target/release/thalweg cargo test -p thalweg-tests --test cluster -- failover --nocapture
+
+# Many partitions on three brokers: how long they take, what they weigh, how fast their leaders move
+many partitions="10000":
+    cargo build --release
+    THALWEG_MANY_PARTITIONS={{partitions}} THALWEG_TEST_BINARY=target/release/thalweg cargo test -p thalweg-tests --test cluster -- many:: --nocapture
 
 # Feed random bytes to a parser (needs a nightly toolchain and cargo-fuzz)
 fuzz target="batch_check" seconds="60":
