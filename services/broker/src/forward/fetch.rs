@@ -251,7 +251,7 @@ async fn ask(
     let call = |channel, request| async move {
         ConsumerServiceClient::new(channel).max_decoding_message_size(most).fetch(request).await
     };
-    let response = node.peers.call(node, leader, until, request, call).await?;
+    let response = node.peers.poll(node, leader, until, request, call).await?;
     let charge = node.answers.charge(response.encoded_len());
     Ok((response, charge))
 }

@@ -16,8 +16,10 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-/// Unary calls that are forwarded at once; further ones wait.
+/// Unary calls that are forwarded at once, long polls apart; further ones wait.
 const MAX_CALLS: usize = 1024;
+/// Long polls that are forwarded at once.
+const MAX_POLLS: usize = 1024;
 /// How much later than the leader's answer this broker gives up, so that the leader's own word for it arrives.
 const ANSWER_MARGIN: Duration = Duration::from_millis(20);
 
@@ -27,6 +29,8 @@ pub struct Peers {
     dialer: Dialer,
     peers: Mutex<HashMap<BrokerId, Peer>>,
     calls: Semaphore,
+    // Their own, so that readers who wait do not keep out writers.
+    polls: Semaphore,
     /// Bytes of answers that are half received.
     answers: Arc<InFlight>,
 }
@@ -48,7 +52,7 @@ enum Kind {
 impl Peers {
     /// Knows nobody yet. `answers` bounds what comes back and is not complete.
     pub fn new(dialer: Dialer, answers: Arc<InFlight>) -> Peers {
-        Peers { dialer, peers: Mutex::default(), calls: Semaphore::new(MAX_CALLS), answers }
+        Peers { dialer, peers: Mutex::default(), calls: Semaphore::new(MAX_CALLS), polls: Semaphore::new(MAX_POLLS), answers }
     }
 
     fn channel(&self, node: &Node, id: BrokerId, kind: Kind) -> Result<Channel, ApiError> {
@@ -90,7 +94,37 @@ impl Peers {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let Ok(Ok(_permit)) = tokio::time::timeout_at(until, self.calls.acquire()).await else {
+        self.call_within(&self.calls, node, id, until, request, make).await
+    }
+
+    /// Like [`call`](Peers::call), where the other side may take its time.
+    pub async fn poll<Q, A, F>(
+        &self,
+        node: &Node,
+        id: BrokerId,
+        until: Instant,
+        request: Q,
+        make: impl FnOnce(Metered, Request<Q>) -> F,
+    ) -> Result<A, Failure>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        self.call_within(&self.polls, node, id, until, request, make).await
+    }
+
+    async fn call_within<Q, A, F>(
+        &self,
+        bound: &Semaphore,
+        node: &Node,
+        id: BrokerId,
+        until: Instant,
+        request: Q,
+        make: impl FnOnce(Metered, Request<Q>) -> F,
+    ) -> Result<A, Failure>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let Ok(Ok(_permit)) = tokio::time::timeout_at(until, bound.acquire()).await else {
             let message = "the broker forwards as many calls as it may; retry after a pause";
             return Err(Failure::Told(ApiError::new(ErrorCode::Throttled, message)));
         };

@@ -18,7 +18,7 @@ use tonic::Status;
 
 /// Bytes of one message: small, because plain clients have small limits.
 const CHUNK_BYTES: u32 = 256 * 1024;
-/// How long leaders are looked for at the start, when the call has no deadline.
+/// How long leaders are looked for at the start.
 const LEADER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Opens the stream. Errors as in Fetch; they end the call.
@@ -29,7 +29,8 @@ pub async fn tail(
 ) -> Result<impl Stream<Item = Result<v1::TailResponse, Status>> + use<>, ApiError> {
     crate::read::bound_of(request.isolation_level)?;
     let partitions = partitions(&node, &request)?;
-    let until = deadline.unwrap_or_else(|| Instant::now() + LEADER_PATIENCE);
+    let until = Instant::now() + LEADER_PATIENCE;
+    let until = deadline.map_or(until, |deadline| until.min(deadline));
     let look = Look { node: &node, request: &request, partitions: &partitions, until };
     let (starts, ends) = look.bounds().await?;
 
