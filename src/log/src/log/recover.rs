@@ -60,6 +60,13 @@ pub(super) fn recover(
             remove_from(home, &mut segments, i, &reason, report)?;
             break;
         }
+        if segment.size() == 0 {
+            // Of thousands of partitions most are empty. There is nothing to save, and its index says nothing.
+            segment.recovered(0, segment.new_index());
+            end = segment.base();
+            i += 1;
+            continue;
+        }
         let scan = scan(&segment, recovery_point, config, &mut epochs)?;
         report.scanned_segments += 1;
         end = scan.end;

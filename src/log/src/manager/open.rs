@@ -24,7 +24,7 @@ impl LogManager {
         storage: Arc<dyn Storage>,
         config: LogManagerConfig,
         now: Timestamp,
-        config_for: &dyn Fn(&TopicPartition) -> LogConfig,
+        config_for: &(dyn Fn(&TopicPartition) -> LogConfig + Sync),
     ) -> Result<LogManager, OpenError> {
         let distinct: BTreeSet<_> = config.dirs.iter().collect();
         if config.dirs.is_empty() || distinct.len() < config.dirs.len() {
@@ -37,7 +37,7 @@ impl LogManager {
         let pool = BufferPool::new(config.free_buffer_bytes);
         let mut logs = BTreeMap::new();
         for dir in &dirs {
-            open_logs(&storage, dir, &pool, now, config_for, &mut logs)?;
+            open_logs(&storage, dir, &pool, now, config_for, openers(config.commit_mode), &mut logs)?;
             // From here on the checkpoints must not know of logs that are gone, nor miss those that were cut.
             dir.volume.write_recovery_points()?;
             dir.volume.write_log_starts()?;
@@ -177,60 +177,122 @@ impl LogManager {
     }
 }
 
+/// Folders from which on several threads open them.
+const PARALLEL_FROM: usize = 64;
+/// Threads that open logs at most: most of the time goes into waiting for the disk.
+const MAX_OPENERS: usize = 8;
+
+/// What opening the logs of one directory takes.
+struct Opener<'a> {
+    storage: &'a Arc<dyn Storage>,
+    dir: &'a DataDir,
+    pool: &'a Arc<BufferPool>,
+    now: Timestamp,
+    config_for: &'a (dyn Fn(&TopicPartition) -> LogConfig + Sync),
+    recovery_points: BTreeMap<TopicPartition, Offset>,
+    log_starts: BTreeMap<TopicPartition, Offset>,
+    high_watermarks: BTreeMap<TopicPartition, Offset>,
+}
+
 fn open_logs(
     storage: &Arc<dyn Storage>,
     dir: &DataDir,
     pool: &Arc<BufferPool>,
     now: Timestamp,
-    config_for: &dyn Fn(&TopicPartition) -> LogConfig,
+    config_for: &(dyn Fn(&TopicPartition) -> LogConfig + Sync),
+    threads: usize,
     logs: &mut BTreeMap<TopicPartition, Arc<Log>>,
 ) -> Result<(), OpenError> {
     let volume = &dir.volume;
-    let recovery_points = volume.read_offsets(RECOVERY_POINT_CHECKPOINT)?;
-    let log_starts = volume.read_offsets(LOG_START_CHECKPOINT)?;
-    let high_watermarks = volume.read_offsets(HIGH_WATERMARK_CHECKPOINT)?;
+    let opener = Opener {
+        storage,
+        dir,
+        pool,
+        now,
+        config_for,
+        recovery_points: volume.read_offsets(RECOVERY_POINT_CHECKPOINT)?,
+        log_starts: volume.read_offsets(LOG_START_CHECKPOINT)?,
+        high_watermarks: volume.read_offsets(HIGH_WATERMARK_CHECKPOINT)?,
+    };
     let entries = storage.list(dir.path()).map_err(|err| StorageError::io("list", dir.path(), err))?;
-    for entry in entries.into_iter().filter(|entry| entry.is_dir) {
-        let path = dir.path().join(&entry.name);
-        if delete::is_doomed(&entry.name) {
-            storage.remove_dir_all(&path).map_err(|err| StorageError::io("remove", &path, err))?;
-            continue;
-        }
-        let Ok(partition) = entry.name.parse::<TopicPartition>() else {
-            if entry.name != "lost+found" {
-                tracing::warn!(path = %path.display(), "a folder that is no partition's is left alone");
+    let names: Vec<_> = entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect();
+    let opened = if threads < 2 || names.len() < PARALLEL_FROM {
+        opener.open_all(&names)?
+    } else {
+        let opener = &opener;
+        std::thread::scope(|scope| {
+            let pieces = names.chunks(names.len().div_ceil(threads));
+            let openers: Vec<_> = pieces.map(|names| scope.spawn(move || opener.open_all(names))).collect();
+            let mut all = Vec::new();
+            for opened in openers {
+                all.extend(opened.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
             }
-            continue;
-        };
-        let at = |map: &BTreeMap<_, Offset>| map.get(&partition).copied();
-        let topic_id = match partition_metadata::read(&**storage, &path) {
-            Err(err) if err.is_corrupt() && holds_no_record(&**storage, &path)? => {
-                tracing::warn!(partition = %partition, error = %err, "a folder whose creation a crash cut short is removed");
-                storage.remove_dir_all(&path).map_err(|err| StorageError::io("remove", &path, err))?;
-                continue;
-            }
-            read => read?,
-        };
-        let log = Log::open(OpenLog {
-            topic_id,
-            home: home(storage, path.clone(), &partition),
-            volume: Arc::clone(volume),
-            pool: Arc::clone(pool),
-            config: config_for(&partition),
-            log_start: at(&log_starts).unwrap_or(Offset::ZERO),
-            recovery_point: at(&recovery_points),
-            high_watermark: at(&high_watermarks).unwrap_or(Offset::ZERO),
-            clean: dir.clean,
-            now,
-        })?;
-        if log.recovery_report().recovered {
-            tracing::info!(partition = %partition, end = %log.log_end_offset(), "log recovered");
-        }
+            Ok::<_, OpenError>(all)
+        })?
+    };
+    for (partition, log) in opened {
+        let second = log.dir();
         if let Some(first) = logs.insert(partition.clone(), log) {
-            return Err(OpenError::Twice { partition, first: first.dir(), second: path });
+            return Err(OpenError::Twice { partition, first: first.dir(), second });
         }
     }
     Ok(())
+}
+
+/// How many threads may open logs.
+fn openers(mode: CommitMode) -> usize {
+    match mode {
+        // A simulation has one thread.
+        CommitMode::Manual => 1,
+        CommitMode::Threads => MAX_OPENERS,
+    }
+}
+
+impl Opener<'_> {
+    fn open_all(&self, names: &[String]) -> Result<Vec<(TopicPartition, Arc<Log>)>, OpenError> {
+        names.iter().filter_map(|name| self.open(name).transpose()).collect()
+    }
+
+    /// Opens the log in a folder; `None` if there is none.
+    fn open(&self, name: &str) -> Result<Option<(TopicPartition, Arc<Log>)>, OpenError> {
+        let Opener { storage, dir, pool, now, config_for, .. } = self;
+        let path = dir.path().join(name);
+        if delete::is_doomed(name) {
+            storage.remove_dir_all(&path).map_err(|err| StorageError::io("remove", &path, err))?;
+            return Ok(None);
+        }
+        let Ok(partition) = name.parse::<TopicPartition>() else {
+            if name != "lost+found" {
+                tracing::warn!(path = %path.display(), "a folder that is no partition's is left alone");
+            }
+            return Ok(None);
+        };
+        let topic_id = match partition_metadata::read(&***storage, &path) {
+            Err(err) if err.is_corrupt() && holds_no_record(&***storage, &path)? => {
+                tracing::warn!(partition = %partition, error = %err, "a folder whose creation a crash cut short is removed");
+                storage.remove_dir_all(&path).map_err(|err| StorageError::io("remove", &path, err))?;
+                return Ok(None);
+            }
+            read => read?,
+        };
+        let at = |map: &BTreeMap<_, Offset>| map.get(&partition).copied();
+        let log = Log::open(OpenLog {
+            topic_id,
+            home: home(storage, path, &partition),
+            volume: Arc::clone(&dir.volume),
+            pool: Arc::clone(pool),
+            config: config_for(&partition),
+            log_start: at(&self.log_starts).unwrap_or(Offset::ZERO),
+            recovery_point: at(&self.recovery_points),
+            high_watermark: at(&self.high_watermarks).unwrap_or(Offset::ZERO),
+            clean: dir.clean,
+            now: *now,
+        })?;
+        if log.recovery_report().recovered {
+            tracing::debug!(partition = %partition, end = %log.log_end_offset(), "log recovered");
+        }
+        Ok(Some((partition, log)))
+    }
 }
 
 /// Whether a folder has no segment with a byte in it.

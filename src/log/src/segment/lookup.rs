@@ -111,6 +111,9 @@ impl Segment {
     /// The index, loaded from its files or built anew.
     pub(super) fn index(&self) -> Result<MutexGuard<'_, Option<SegmentIndex>>, ReadError> {
         let mut guard = locked(&self.index);
+        if guard.is_none() && self.size() == 0 {
+            *guard = Some(self.new_index());
+        }
         if guard.is_none() {
             let found = SegmentIndex::open(&*self.home.storage, &self.home.dir, self.base, self.size());
             let found = found.map_err(|err| StorageError::io("read the index of", &self.path(), err))?;
