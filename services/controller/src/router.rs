@@ -27,8 +27,8 @@ pub const MAX_ANSWER_BYTES: usize = 64 << 20;
 pub enum Route<T> {
     /// This controller leads.
     Here(Request<T>),
-    /// Another one does; the request is ready to be sent there.
-    There(Channel, Request<T>),
+    /// This one does; the request is ready to be sent there.
+    There(NodeId, Channel, Request<T>),
 }
 
 /// Finds the leader for calls that need it.
@@ -78,7 +78,7 @@ impl Router {
         let mut forwarded = Request::new(request.into_inner());
         forwarded.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
         forwarded.set_timeout(timeout);
-        Ok(Route::There(channel, forwarded))
+        Ok(Route::There(leader, channel, forwarded))
     }
 
     /// Lets a call that was forwarded here be forwarded once more: this controller led when it came.
@@ -86,8 +86,20 @@ impl Router {
         request.metadata_mut().remove(FORWARDED);
     }
 
-    /// What the leader answered, in the words of this controller where the leader said nothing.
-    pub fn answered<T>(&self, answer: Result<Response<T>, Status>) -> Result<Response<T>, Status> {
+    /// Waits for the leader's answer, for as long as it is the leader. Where it said nothing, this controller says why.
+    pub async fn answer<T>(
+        &self,
+        leader: NodeId,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<Response<T>, Status> {
+        let mut status = self.shared.quorum.status();
+        let answer = tokio::select! {
+            answer = call => answer,
+            // A machine that stands still answers nothing, and its connection ends long after the election.
+            _ = status.wait_for(|status| status.leader != Some(leader)) => {
+                Err(Status::unavailable("it leads no more; the change may still happen"))
+            }
+        };
         let status = match answer {
             Ok(response) => {
                 self.shared.failures.store(0, Ordering::Relaxed);
@@ -148,11 +160,11 @@ macro_rules! routed {
                 Ok(response) => Ok(tonic::Response::new(response)),
                 Err(error) => Err(tonic::Status::from(error)),
             },
-            $crate::router::Route::There(channel, request) => {
+            $crate::router::Route::There(leader, channel, request) => {
                 let mut client = $client::new(channel)
                     .max_decoding_message_size($crate::router::MAX_ANSWER_BYTES)
                     .max_encoding_message_size($crate::router::MAX_ANSWER_BYTES);
-                $router.answered(client.$method(request).await)
+                $router.answer(leader, client.$method(request)).await
             }
         }
     };
