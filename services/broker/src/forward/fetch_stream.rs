@@ -103,9 +103,8 @@ where
             Some(Command::Start(_)) => Err(wrong("start", "start is the first message, once")),
             Some(Command::Assign(assign)) => self.assign(assign).map_err(Status::from),
             Some(Command::Unassign(unassign)) => {
-                for partition in unassign.partitions {
-                    self.relay.unassign(&partition.topic, partition.partition);
-                }
+                let partitions = unassign.partitions.into_iter();
+                self.relay.unassign(partitions.map(|partition| (partition.topic, partition.partition)));
                 Ok(())
             }
             Some(Command::Credit(more)) => {

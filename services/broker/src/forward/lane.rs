@@ -32,6 +32,8 @@ pub struct Lane {
     pub debt: usize,
     /// What is left of its credit for records; `None` for any number.
     pub records: Option<i64>,
+    /// Whether a command was lost: then the stream no longer does what was asked for.
+    pub is_broken: bool,
     commands: mpsc::Sender<v1::FetchStreamRequest>,
 }
 
@@ -63,19 +65,20 @@ impl Lane {
         });
         // The first error is the last event.
         let events = messages.chain(stream::once(async { Err(None) })).map(move |event| (number, event));
-        let lane = Lane { number, is_granted: false, debt: 1, records: None, commands };
+        let mut lane = Lane { number, is_granted: false, debt: 1, records: None, is_broken: false, commands };
         lane.send(Command::Start(v1::FetchStreamStart { routing: v1::Routing::LeaderOnly as i32, ..*start }));
         Ok((lane, events.boxed()))
     }
 
-    /// Sends a command. What does not fit is lost with the lane: whoever sends asks [`has_room`](Lane::has_room) first.
-    pub fn send(&self, command: Command) {
-        let _ = self.commands.try_send(v1::FetchStreamRequest { command: Some(command) });
+    /// Sends a command. One that does not fit, because the broker takes none, breaks the lane.
+    pub fn send(&mut self, command: Command) {
+        let request = v1::FetchStreamRequest { command: Some(command) };
+        self.is_broken |= self.commands.try_send(request).is_err();
     }
 
     /// Whether a client's command still fits.
     pub fn has_room(&self) -> bool {
-        self.commands.is_closed() || self.commands.capacity() > RESERVED
+        self.is_broken || self.commands.capacity() > RESERVED
     }
 
     /// Lets it send one more message. `records` is what the client still takes; `None` for any number.

@@ -52,7 +52,13 @@ enum Kind {
 impl Peers {
     /// Knows nobody yet. `answers` bounds what comes back and is not complete.
     pub fn new(dialer: Dialer, answers: Arc<InFlight>) -> Peers {
-        Peers { dialer, peers: Mutex::default(), calls: Semaphore::new(MAX_CALLS), polls: Semaphore::new(MAX_POLLS), answers }
+        Peers {
+            dialer,
+            peers: Mutex::default(),
+            calls: Semaphore::new(MAX_CALLS),
+            polls: Semaphore::new(MAX_POLLS),
+            answers,
+        }
     }
 
     fn channel(&self, node: &Node, id: BrokerId, kind: Kind) -> Result<Channel, ApiError> {

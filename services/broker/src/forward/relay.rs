@@ -16,7 +16,7 @@ use crate::node::Node;
 use crate::read::decode;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use thalweg_core::{BrokerId, Offset};
@@ -101,28 +101,49 @@ impl Relay {
 
     /// Reads these partitions; one that is assigned already is moved.
     pub fn assign(&mut self, partitions: Vec<v1::FetchStreamPartition>) {
+        self.forget(partitions.iter().map(|wanted| (wanted.topic.clone(), wanted.partition)).collect());
         for wanted in partitions {
             let key = (wanted.topic, wanted.partition);
-            self.unassign(&key.0, key.1);
             let number = self.number();
             self.by_number.insert(number, key.clone());
-            self.assigned
-                .insert(key.clone(), Assigned { tag: wanted.tag, number, next: wanted.offset, at: None });
-            self.homeless.push(key);
+            let assigned = Assigned { tag: wanted.tag, number, next: wanted.offset, at: None };
+            // Named twice in one command, the last one counts.
+            if let Some(before) = self.assigned.insert(key.clone(), assigned) {
+                self.by_number.remove(&before.number);
+            } else {
+                self.homeless.push(key);
+            }
         }
         self.settle();
     }
 
-    /// Stops reading a partition. Nothing happens if it is not assigned.
-    pub fn unassign(&mut self, topic: &str, partition: i32) {
-        let key = (topic.to_owned(), partition);
-        let Some(assigned) = self.assigned.remove(&key) else { return };
-        self.by_number.remove(&assigned.number);
-        if let Some(lane) = assigned.at.and_then(|at| self.lanes.get(&at)) {
-            let partitions = vec![v1::UnassignedPartition { topic: key.0, partition }];
-            lane.send(Command::Unassign(v1::FetchStreamUnassign { partitions }));
-        } else {
-            self.homeless.retain(|other| *other != key);
+    /// Stops reading partitions. Nothing happens for one that is not assigned.
+    pub fn unassign(&mut self, partitions: impl IntoIterator<Item = (String, i32)>) {
+        self.forget(partitions.into_iter().collect());
+    }
+
+    /// One command for each lane, however many partitions.
+    fn forget(&mut self, keys: HashSet<Key>) {
+        let mut by_lane: BTreeMap<BrokerId, Vec<v1::UnassignedPartition>> = BTreeMap::new();
+        let mut were_homeless = false;
+        for key in &keys {
+            let Some(assigned) = self.assigned.remove(key) else { continue };
+            self.by_number.remove(&assigned.number);
+            match assigned.at {
+                Some(at) => {
+                    let partition = v1::UnassignedPartition { topic: key.0.clone(), partition: key.1 };
+                    by_lane.entry(at).or_default().push(partition);
+                }
+                None => were_homeless = true,
+            }
+        }
+        if were_homeless {
+            self.homeless.retain(|key| !keys.contains(key));
+        }
+        for (at, partitions) in by_lane {
+            if let Some(lane) = self.lanes.get_mut(&at) {
+                lane.send(Command::Unassign(v1::FetchStreamUnassign { partitions }));
+            }
         }
     }
 
@@ -154,6 +175,10 @@ impl Relay {
                     return data;
                 }
                 continue;
+            }
+            let broken = self.lanes.iter().find(|(_, lane)| lane.is_broken).map(|(at, _)| *at);
+            if let Some(broken) = broken {
+                self.lose(broken);
             }
             let (node, homeless) = (&self.node, !self.homeless.is_empty());
             tokio::select! {

@@ -194,7 +194,7 @@ impl Tail {
             records.retain(|record| record.offset < end);
             if data.next_offset >= end {
                 ends.remove(&data.partition);
-                self.relay.unassign(&data.topic, data.partition);
+                self.relay.unassign([(data.topic, data.partition)]);
             }
         }
         records.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));

@@ -451,3 +451,33 @@ async fn a_fetch_stream_follows_its_partition_to_another_leader() {
     let data = stream.next().await;
     assert_eq!((data.partition, data.tag, data.next_offset), (0, 7, 1));
 }
+
+#[tokio::test]
+async fn many_commands_at_once_are_all_obeyed() {
+    const PARTITIONS: i32 = 200;
+    let brokers = Brokers::start(2).await;
+    let replicas: Vec<[i32; 1]> = (0..PARTITIONS).map(|n| [n % 2]).collect();
+    brokers.topic("t", &replicas.iter().map(|ids| ids.as_slice()).collect::<Vec<_>>()).await;
+    let written = brokers.produce(0, produce_records("t", None, keyed(3000))).await.unwrap();
+    assert!(written.results.len() == PARTITIONS as usize, "every partition has some");
+    let mut stream = Fetched::open(&brokers, 0, v1::RecordFormat::Records).await;
+    for tag in 1..4 {
+        for partition in 0..PARTITIONS {
+            stream.assign(partition, 0, tag).await;
+        }
+        let all = (0..PARTITIONS).map(|partition| v1::UnassignedPartition { topic: "t".into(), partition });
+        stream.say(Command::Unassign(v1::FetchStreamUnassign { partitions: all.collect() })).await;
+    }
+    for partition in 0..PARTITIONS {
+        stream.assign(partition, 0, 9).await;
+    }
+    stream.allow(1 << 30).await;
+    let mut seen = vec![0; PARTITIONS as usize];
+    while seen.iter().sum::<usize>() < 3000 {
+        let data = stream.next().await;
+        assert_eq!((data.tag, data.error), (9, None));
+        let Some(Data::Records(set)) = data.data else { panic!() };
+        seen[data.partition as usize] += set.records.len();
+    }
+    assert!(seen.iter().all(|records| *records > 0));
+}
