@@ -1,6 +1,7 @@
 //! The rules by which records become committed. Pure arithmetic over the progress of a partition's replicas.
 
 use crate::Offset;
+use crate::planted::{Bug, planted};
 
 /// How far one replica's log has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +16,11 @@ impl ReplicaProgress {
     /// Up to where this replica's records count as safe: what is fsynced, or with `write.caching` all that it has.
     pub fn safe(self, write_caching: bool) -> Offset {
         // A flush that ended while the log was cut back may claim more than there is.
-        if write_caching { self.log_end } else { self.flushed.min(self.log_end) }
+        if write_caching || planted(Bug::AckBeforeSync) {
+            self.log_end
+        } else {
+            self.flushed.min(self.log_end)
+        }
     }
 }
 

@@ -24,6 +24,11 @@ pub enum Fault {
         /// Calls that still go through.
         after: u64,
     },
+    /// All brokers lose their power at once.
+    Blackout {
+        /// Who.
+        nodes: Vec<String>,
+    },
     /// Some nodes and the others hear nothing of one another.
     Split {
         /// One side; the rest is the other.
@@ -80,6 +85,7 @@ impl Fault {
             38..50 if crashable && is_broker => {
                 Some(Fault::PowerCutAtWrite { node: victim, after: dice.below(60) })
             }
+            50..53 if !calm && down.is_empty() => Some(Fault::Blackout { nodes: brokers }),
             50..58 => Some(Fault::Split { side: vec![victim] }),
             58..66 => {
                 let mut side: Vec<String> = all.iter().filter(|_| dice.chance(50)).cloned().collect();

@@ -11,7 +11,7 @@ use links::Links;
 use std::time::Duration;
 
 /// Between two faults.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(16));
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(18));
 /// How long one lasts.
 const LASTS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(25));
 /// A broker whose power is to go at a write may not write: then it goes without.
@@ -57,8 +57,12 @@ impl Nemesis {
             self.end(&one.fault, cluster);
         }
         if self.next <= now {
+            let first = self.next.is_zero();
             self.next = now + self.dice.time(PAUSE.0, PAUSE.1);
-            let down: Vec<String> = self.active.iter().filter_map(|one| takes_down(&one.fault)).collect();
+            if first {
+                return;
+            }
+            let down: Vec<String> = self.active.iter().flat_map(|one| takes_down(&one.fault)).collect();
             let calm = !self.dice.chance(RECKLESS_PERCENT);
             let fault = Fault::draw(&mut self.dice, cluster.roster(), &down, calm);
             let until = now + self.dice.time(LASTS.0, LASTS.1);
@@ -83,7 +87,7 @@ impl Nemesis {
         self.injected += 1;
         let mut crash_by = None;
         match &fault {
-            Fault::Kill { .. } | Fault::PowerCut { .. } => self.crash(&fault, cluster),
+            Fault::Kill { .. } | Fault::PowerCut { .. } | Fault::Blackout { .. } => self.crash(&fault, cluster),
             Fault::PowerCutAtWrite { node, after } => {
                 cluster.disk(node).cut_after_ops(*after);
                 crash_by = Some(now + WRITE_PATIENCE);
@@ -126,17 +130,24 @@ impl Nemesis {
     fn crash(&mut self, fault: &Fault, cluster: &mut Cluster) {
         match fault {
             Fault::Kill { node } | Fault::SyncFails { node } => cluster.crash(node),
-            Fault::PowerCut { node } | Fault::PowerCutAtWrite { node, .. } => {
-                // First the silence: a machine without power closes no connection.
-                let pairs = crossing(cluster, std::slice::from_ref(node));
-                self.links.cut(&pairs, cluster.sim());
-                cluster.crash(node);
-                if cluster.roster().kind(node) == Some(NodeKind::Broker) {
-                    cluster.disk(node).power_cut();
-                }
-            }
+            Fault::PowerCut { node } | Fault::PowerCutAtWrite { node, .. } => self.cut_power(node, cluster),
+            Fault::Blackout { nodes } => nodes.iter().for_each(|node| self.cut_power(node, cluster)),
             _ => {}
         }
+    }
+
+    fn cut_power(&mut self, node: &String, cluster: &mut Cluster) {
+        // First the silence: a machine without power closes no connection.
+        self.links.cut(&crossing(cluster, std::slice::from_ref(node)), cluster.sim());
+        cluster.crash(node);
+        if cluster.roster().kind(node) == Some(NodeKind::Broker) {
+            cluster.disk(node).power_cut();
+        }
+    }
+
+    fn give_power(&mut self, node: &String, cluster: &mut Cluster) {
+        self.links.mend(&crossing(cluster, std::slice::from_ref(node)), cluster.sim());
+        cluster.start(node);
     }
 
     fn end(&mut self, fault: &Fault, cluster: &mut Cluster) {
@@ -147,11 +158,8 @@ impl Nemesis {
                 cluster.disk(node).clear_faults();
                 cluster.start(node);
             }
-            Fault::PowerCut { node } | Fault::PowerCutAtWrite { node, .. } => {
-                let pairs = crossing(cluster, std::slice::from_ref(node));
-                self.links.mend(&pairs, cluster.sim());
-                cluster.start(node);
-            }
+            Fault::PowerCut { node } | Fault::PowerCutAtWrite { node, .. } => self.give_power(node, cluster),
+            Fault::Blackout { nodes } => nodes.iter().for_each(|node| self.give_power(node, cluster)),
             Fault::Split { side } => {
                 let pairs = crossing(cluster, side);
                 self.links.mend(&pairs, cluster.sim());
@@ -166,13 +174,14 @@ impl Nemesis {
     }
 }
 
-fn takes_down(fault: &Fault) -> Option<String> {
+fn takes_down(fault: &Fault) -> Vec<String> {
     match fault {
         Fault::Kill { node }
         | Fault::PowerCut { node }
         | Fault::PowerCutAtWrite { node, .. }
-        | Fault::SyncFails { node } => Some(node.clone()),
-        _ => None,
+        | Fault::SyncFails { node } => vec![node.clone()],
+        Fault::Blackout { nodes } => nodes.clone(),
+        _ => Vec::new(),
     }
 }
 

@@ -75,7 +75,7 @@ pub async fn housekeeping(
 
 /// How long after a request for it a sync begins, where no thread waits for requests: long enough that a crash can come between
 /// an append and its sync.
-const COMMIT_DELAY: Duration = Duration::from_micros(300);
+const COMMIT_DELAY: Duration = Duration::from_millis(8);
 
 /// Does the work of the committers' threads, for a simulation.
 pub async fn commit(logs: Arc<LogManager>, shutdown: Shutdown) -> Result<(), JoinError> {

@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use thalweg_core::metadata::{MetadataImage, TopicImage};
+use thalweg_core::planted::{Bug, planted};
 use thalweg_core::{BrokerId, Clock, MetadataVersion, PartitionId, TopicPartition};
 use thalweg_log::{AppendError, Log, LogManager, LogMode, NewLog};
 use thalweg_proto::ApiError;
@@ -264,7 +265,12 @@ impl ReplicaManager {
 
     fn fence(&self, log: &Log, role: &Role) -> Result<(), AppendError> {
         let mode = if role.leader == self.me { LogMode::Leading } else { LogMode::Following };
-        log.begin_epoch(role.leader_epoch, mode).map(drop)
+        log.begin_epoch(role.leader_epoch, mode)?;
+        if planted(Bug::TruncateToHighWatermark) && mode == LogMode::Following {
+            // A failure leaves the log as it should be.
+            let _ = log.truncate_to(log.high_watermark(), role.leader_epoch);
+        }
+        Ok(())
     }
 
     /// Opens logs, creating those that are new, and serves their partitions.

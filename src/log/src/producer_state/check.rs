@@ -1,6 +1,7 @@
 //! May this batch be appended? The rules of idempotence, pure.
 
 use super::{ProducerBatch, ProducerEntry};
+use thalweg_core::planted::{Bug, planted};
 use thalweg_core::{ErrorCode, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 
 /// What to do with a batch that breaks no rule.
@@ -126,7 +127,7 @@ pub(super) fn check(
     let ProducerBatch {
         producer_id, producer_epoch: epoch, first_sequence: first, last_sequence: last, ..
     } = *batch;
-    if !producer_id.is_some() {
+    if !producer_id.is_some() || planted(Bug::NoDeduplication) {
         return Ok(SequenceCheck::Accept);
     }
     if epoch.get() < 0 || first.get() < 0 || last.get() < 0 {
