@@ -16,8 +16,9 @@ use std::sync::Arc;
 pub const COMMAND_FORMAT: u8 = 1;
 /// The first byte of an encoded image.
 pub const IMAGE_FORMAT: u8 = 1;
-/// The longest encoded command, in bytes. The largest explicit assignment fits.
-pub const MAX_COMMAND_BYTES: usize = 1 << 20;
+/// The longest encoded command, in bytes: as much as the Raft log takes. The largest explicit assignment fits, and ISR changes of
+/// as many partitions as one command may name, with ten replicas each.
+pub const MAX_COMMAND_BYTES: usize = 4 << 20;
 /// The longest encoded image, in bytes; far beyond what the limits of the metadata allow.
 pub const MAX_IMAGE_BYTES: usize = 256 << 20;
 

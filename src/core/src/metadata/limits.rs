@@ -34,5 +34,7 @@ pub const PRODUCER_ID_BLOCK: i32 = 1_000;
 pub const MAX_PRODUCER_ID_BLOCK: i32 = 1_000_000;
 /// Partitions that one AlterPartitions or ReassignPartitions command may name.
 pub const MAX_PARTITION_CHANGES: usize = 10_000;
+/// Moves that one plan has at most, so that a command of them has room for the longest names.
+pub const MAX_PLANNED_MOVES: usize = 2_000;
 /// Controllers in a cluster, learners included.
 pub const MAX_CONTROLLERS: usize = 32;

@@ -4,7 +4,7 @@ use super::BalanceLimits;
 use super::load::Load;
 use crate::metadata::command::PartitionMove;
 use crate::metadata::image::{MetadataImage, PartitionImage, TopicImage};
-use crate::metadata::limits::MAX_PARTITION_CHANGES;
+use crate::metadata::limits::MAX_PLANNED_MOVES;
 use crate::{BrokerId, PartitionId, TopicPartition};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -32,7 +32,10 @@ impl<'a> Planner<'a> {
             self.drain();
         }
         if self.limits.automatic && !self.lacks_replicas() {
-            while self.load.under_way < self.limits.max_moves && self.even_out() {}
+            while self.load.under_way < self.limits.max_moves
+                && self.moves.len() < MAX_PLANNED_MOVES
+                && self.even_out()
+            {}
             // What is under way changes who comes first by itself.
             if self.moves.is_empty() && self.load.under_way == 0 {
                 self.exchange_places();
@@ -61,7 +64,7 @@ impl<'a> Planner<'a> {
         let image = self.image;
         for (number, topic) in image.topics().enumerate() {
             for (id, partition) in topic.partitions() {
-                if self.load.under_way >= self.limits.max_moves || self.moves.len() >= MAX_PARTITION_CHANGES {
+                if self.load.under_way >= self.limits.max_moves || self.moves.len() >= MAX_PLANNED_MOVES {
                     return;
                 }
                 if let Some(target) = self.off_draining(partition) {
@@ -183,7 +186,7 @@ impl<'a> Planner<'a> {
         let image = self.image;
         for (number, topic) in image.topics().enumerate() {
             for (id, partition) in topic.partitions() {
-                if self.moves.len() >= MAX_PARTITION_CHANGES {
+                if self.moves.len() >= MAX_PLANNED_MOVES {
                     return;
                 }
                 let Some(has) = firsts(&self.load, partition.preferred_leader()) else { continue };

@@ -158,12 +158,31 @@ fn the_largest_assignment_fits_a_command() {
     let assignments = vec![wide; limits::MAX_PARTITIONS_PER_TOPIC];
     let fits = Command::CreateTopic(topic("a", PlacementSpec::Explicit(assignments.clone()), &[]));
     assert!(encode_command(&fits).is_ok());
-    let too_much = Command::CreateTopic(topic(
-        "a",
-        PlacementSpec::Explicit([assignments.clone(), assignments].concat()),
-        &[],
-    ));
+    let too_much =
+        Command::CreateTopic(topic("a", PlacementSpec::Explicit(vec![assignments; 5].concat()), &[]));
     assert!(matches!(encode_command(&too_much), Err(CodecError::TooLarge { .. })));
+}
+
+#[test]
+fn the_largest_batches_of_changes_fit_a_command() {
+    let member = BrokerRef { id: BrokerId(100_000), epoch: BrokerEpoch(i64::MAX) };
+    let change = IsrChange {
+        topic_id: TopicId([255; 16]),
+        partition: PartitionId(9_999),
+        leader_epoch: LeaderEpoch(i32::MAX),
+        partition_epoch: PartitionEpoch(i32::MAX),
+        isr: vec![member; 10],
+    };
+    let changes = vec![change; limits::MAX_PARTITION_CHANGES];
+    let alter = Command::AlterPartitions(AlterPartitions { broker: member, changes });
+    let partition = TopicPartition::new(name(&"n".repeat(249)), PartitionId(9_999));
+    let partitions = vec![partition.clone(); limits::MAX_ELECTIONS];
+    let elect = Command::ElectLeaders(ElectLeaders { partitions, unclean: false });
+    let replicas = Some(vec![BrokerId(100_000); limits::MAX_REPLICATION_FACTOR]);
+    let moves = vec![PartitionMove { partition, replicas }; limits::MAX_PLANNED_MOVES];
+    for command in [alter, elect, Command::ReassignPartitions(ReassignPartitions { moves })] {
+        encode_command(&command).unwrap();
+    }
 }
 
 #[test]

@@ -433,7 +433,9 @@ impl World {
         };
         match op.clone() {
             Op::Append(_) => believer.into_iter().for_each(|leader| self.append(leader)),
-            Op::Copy { records, flush, .. } => self.copy(replica, records, flush),
+            // With write caching a flush is seldom, so that there is something to lose.
+            Op::Copy { records, flush, .. } => self.copy(replica, records, flush && !self.caching),
+            Op::Flush(which) if self.caching && which > 0 => {}
             Op::Flush(_) => {
                 let disk = &mut self.broker(replica).disk;
                 disk.flushed = disk.records.len();
