@@ -11,6 +11,7 @@
 pub mod fetch;
 pub mod fetch_stream;
 mod lane;
+mod local;
 mod metered;
 mod outcome;
 mod patience;

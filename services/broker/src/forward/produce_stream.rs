@@ -7,6 +7,7 @@
 //! What is open in one is answered before the other begins, so that answers come in the order of the requests, and each
 //! partition gets its records in that order too. What a stream's first request says of routing holds for all of it.
 
+use super::local::{Inbound, Local, Outbound, next_of, room as room_of};
 use super::produce::{is_local, to_one};
 use super::spread::{Parts, merge, split};
 use crate::in_flight::Charge;
@@ -16,22 +17,14 @@ use crate::produce::{stream as own, weight};
 use crate::refusal;
 use crate::stopping::Stopping;
 use futures_util::future::{BoxFuture, Either, FutureExt};
-use futures_util::stream::{BoxStream, FuturesUnordered};
+use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt, stream};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use thalweg_core::ErrorCode;
 use thalweg_proto::{ApiError, v1};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
-
-/// Requests that are handed to this broker's own stream before it takes them.
-const HANDED_OVER: usize = 1;
-
-type Inbound = Result<v1::ProduceStreamRequest, Status>;
-type Outbound = Result<v1::ProduceStreamResponse, Status>;
 
 /// Serves one stream.
 pub fn serve<S>(node: Arc<Node>, mut inbound: S) -> impl Stream<Item = Outbound>
@@ -73,22 +66,6 @@ fn opened(node: &Node) -> v1::ProduceStreamResponse {
         max_request_bytes: limits.max_request_bytes as u64,
     };
     v1::ProduceStreamResponse { event: Some(v1::produce_stream_response::Event::Opened(opened)) }
-}
-
-/// This broker's own stream, fed one request after the other.
-struct Local {
-    // `None` once no more is handed over.
-    requests: Option<mpsc::Sender<Inbound>>,
-    answers: BoxStream<'static, Outbound>,
-}
-
-impl Local {
-    fn open(node: &Arc<Node>) -> Local {
-        let (requests, queued) = mpsc::channel(HANDED_OVER);
-        // Its own first message was said already.
-        let answers = own::serve(Arc::clone(node), ReceiverStream::new(queued)).skip(1).boxed();
-        Local { requests: Some(requests), answers }
-    }
 }
 
 type Key = (String, i32);
@@ -230,7 +207,7 @@ where
                 self.take_in(message);
                 None
             }
-            () = local_room(full), if !has_room => None,
+            () = room_of(full), if !has_room => None,
             () = self.node.in_flight.room(), if wanted && !room => None,
         }
     }
@@ -274,10 +251,10 @@ where
         match (&mut self.local, local) {
             (None, true) if self.entries.is_empty() => {
                 let opened = Local::open(&self.node);
-                hand_over(&opened, request);
+                opened.hand_over(request);
                 self.local = Some(opened);
             }
-            (Some(open), true) => hand_over(open, request),
+            (Some(open), true) => open.hand_over(request),
             (None, false) => self.spread(request),
             // Also what is led here goes that way while others are on it: the order is kept.
             (None, true) if request.produce.is_some() => self.spread(request),
@@ -408,30 +385,9 @@ where
     }
 }
 
-fn hand_over(local: &Local, request: v1::ProduceStreamRequest) {
-    if let Some(requests) = &local.requests {
-        // There was room before it was read.
-        let _ = requests.try_send(Ok(request));
-    }
-}
-
 async fn last_call(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits until the local stream takes another request.
-async fn local_room(requests: Option<mpsc::Sender<Inbound>>) {
-    if let Some(requests) = requests {
-        let _ = requests.reserve().await;
-    }
-}
-
-async fn next_of(answers: Option<&mut BoxStream<'static, Outbound>>) -> Option<Outbound> {
-    match answers {
-        Some(answers) => answers.next().await,
         None => std::future::pending().await,
     }
 }
