@@ -8,7 +8,8 @@
 //! ```
 //! Changes are found from the difference of two images, so an image that touches one partition costs one partition.
 
-use super::partition::{Partition, Role};
+use super::partition::Partition;
+use super::role::Role;
 use super::table::{Replica, Table, TopicReplicas};
 use crate::refusal;
 use crate::replication::follower::{Assignment, Assignments};

@@ -2,9 +2,11 @@
 
 mod manager;
 mod partition;
+mod role;
 mod session;
 mod table;
 
 pub use manager::{Lookup, ReplicaManager};
-pub use partition::{IsrProposal, Partition, Registration, Role};
+pub use partition::{Partition, Registration};
+pub use role::{IsrProposal, Role};
 pub use session::{Session, Slot};

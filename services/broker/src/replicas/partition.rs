@@ -7,38 +7,18 @@
 //!   fsync ──────────┘
 //! ```
 
+use super::role::{IsrProposal, Role};
 use super::session::{Session, Slot, Waiters};
-use crate::replication::leader::state::{LeaderState, Outcome, Stale, Terms};
-use crate::settings::TopicSettings;
+use crate::replication::leader::state::{LeaderState, Outcome, Stale};
 use arc_swap::{ArcSwap, Guard};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use thalweg_core::metadata::PartitionImage;
 use thalweg_core::metadata::command::BrokerRef;
 use thalweg_core::replication::ReplicaProgress;
-use thalweg_core::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch, TopicId, TopicPartition};
+use thalweg_core::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, TopicId, TopicPartition};
 use thalweg_log::{FlushListener, Log};
 use tokio::time::Instant;
-
-/// What the metadata says of a partition.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Role {
-    /// The leader; [`BrokerId::NONE`] if there is none.
-    pub leader: BrokerId,
-    /// Its epoch.
-    pub leader_epoch: LeaderEpoch,
-    /// Counts every change of the partition.
-    pub partition_epoch: PartitionEpoch,
-    /// Every replica, the preferred leader first.
-    pub replicas: Vec<BrokerId>,
-    /// The replicas in sync.
-    pub isr: Vec<BrokerId>,
-    /// The replicas that a reassignment adds.
-    pub adding: Vec<BrokerId>,
-    /// The topic's configuration.
-    pub settings: TopicSettings,
-}
 
 /// One partition's replica on this broker.
 #[derive(Debug)]
@@ -57,43 +37,6 @@ pub struct Partition {
     retired: AtomicBool,
     waiters: Waiters,
     followers: Waiters,
-}
-
-/// What an ISR change that is to be sent says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IsrProposal {
-    /// The epoch in which this broker leads.
-    pub leader_epoch: LeaderEpoch,
-    /// The partition's epoch as it knows it.
-    pub partition_epoch: PartitionEpoch,
-    /// The ISR that it wants.
-    pub isr: Vec<BrokerRef>,
-}
-
-impl Role {
-    /// What an image says of a partition.
-    pub fn of(state: &PartitionImage, settings: &TopicSettings) -> Role {
-        Role {
-            leader: state.leader,
-            leader_epoch: state.leader_epoch,
-            partition_epoch: state.partition_epoch,
-            replicas: state.replicas.clone(),
-            isr: state.isr.clone(),
-            adding: state.adding.clone(),
-            settings: settings.clone(),
-        }
-    }
-
-    fn terms(&self) -> Terms<'_> {
-        Terms {
-            leader_epoch: self.leader_epoch,
-            partition_epoch: self.partition_epoch,
-            replicas: &self.replicas,
-            isr: &self.isr,
-            min_insync_replicas: self.settings.min_insync_replicas,
-            write_caching: self.settings.write_caching,
-        }
-    }
 }
 
 impl Partition {

@@ -54,67 +54,85 @@ type Sending = Pin<Box<dyn Future<Output = Vec<(Change, Outcome)>> + Send>>;
 /// Keeps the ISRs of the partitions that this broker leads true, for as long as it runs.
 pub async fn keep(node: Arc<Node>) {
     let every = (node.config.replication.lag_time_max / 2).max(Duration::from_millis(1));
-    let mut keeper = Keeper { looked_at: HashMap::new(), node, again_at: None, sending: None };
-    let mut applied = keeper.node.replicas.watch();
+    let mut keeper =
+        Keeper { waiting: HashMap::new(), node: Arc::clone(&node), again_at: None, sending: None };
+    let mut applied = node.replicas.watch();
     let mut next_round = Instant::now() + every;
-    let node = Arc::clone(&keeper.node);
     loop {
         let again_at = keeper.again_at;
-        tokio::select! {
-            () = node.isr.notify.notified() => keeper.looked_at.extend(node.isr.take()),
+        let partitions = tokio::select! {
+            () = node.isr.notify.notified() => node.isr.take(),
             // Who was not active may be now; and what was asked for may be in force.
-            changed = applied.changed(), if !keeper.looked_at.is_empty() => if changed.is_err() { return },
+            changed = applied.changed(), if !keeper.waiting.is_empty() => match changed {
+                Ok(()) => std::mem::take(&mut keeper.waiting),
+                Err(_) => return,
+            },
             () = tokio::time::sleep_until(next_round) => {
                 next_round = Instant::now() + every;
-                keeper.looked_at.extend(node.replicas.led().into_iter().map(|led| (key(&led), led)));
+                node.replicas.led().into_iter().map(|led| (key(&led), led)).collect()
             }
             () = tokio::time::sleep_until(again_at.unwrap_or(next_round)), if again_at.is_some() => {
                 keeper.again_at = None;
+                std::mem::take(&mut keeper.waiting)
             }
             answers = async { keeper.sending.as_mut().expect("polled only while there is one").await },
                 if keeper.sending.is_some() =>
             {
                 keeper.sending = None;
                 keeper.answered(answers);
+                std::mem::take(&mut keeper.waiting)
             }
             () = node.shutdown.triggered() => return,
-        }
-        keeper.look();
+        };
+        keeper.look(partitions);
     }
 }
 
 struct Keeper {
     node: Arc<Node>,
-    // Partitions whose ISR is not what it should be, or was not looked at yet.
-    looked_at: Partitions,
+    // Partitions whose ISR is not what it should be, as far as is known.
+    waiting: Partitions,
     again_at: Option<Instant>,
     sending: Option<Sending>,
 }
 
 impl Keeper {
-    fn look(&mut self) {
+    fn look(&mut self, partitions: Partitions) {
+        let Some(own_epoch) = self.node.controller.epoch() else {
+            self.waiting.extend(partitions);
+            return;
+        };
         let image = self.node.metadata.snapshot();
-        let Some(own_epoch) = self.node.controller.epoch() else { return };
         let max_lag = self.node.config.replication.lag_time_max;
         let active =
             |id: BrokerId| image.broker(id).filter(|broker| broker.is_active()).map(|broker| broker.epoch);
         let mut changes: Vec<Change> = Vec::new();
-        let free = self.sending.is_none();
         let mut holding = false;
-        self.looked_at.retain(|_, partition| {
+        for (key, partition) in partitions {
             if partition.leading().is_none() {
-                return false;
+                self.waiting.remove(&key);
+                continue;
             }
-            if free
-                && changes.len() < MAX_PARTITION_CHANGES
-                && let Some(proposal) = partition.propose_isr(own_epoch, max_lag, active)
-            {
-                changes.push((Arc::clone(partition), proposal));
+            // One request at a time; the others are looked at when its answer comes.
+            let free = self.sending.is_none() && changes.len() < MAX_PARTITION_CHANGES;
+            if !free {
+                self.waiting.insert(key, partition);
+                continue;
+            }
+            if let Some(proposal) = partition.propose_isr(own_epoch, max_lag, active) {
+                changes.push((Arc::clone(&partition), proposal));
             }
             holding |= partition.release_holds();
-            let role = partition.role();
-            role.isr.len() < role.replicas.len() || changes.len() >= MAX_PARTITION_CHANGES
-        });
+            let complete = {
+                let role = partition.role();
+                role.isr.len() == role.replicas.len()
+            };
+            if complete {
+                self.waiting.remove(&key);
+            } else {
+                self.waiting.insert(key, partition);
+            }
+        }
         if holding {
             self.again_in(JOIN_HOLD);
         }
@@ -124,11 +142,11 @@ impl Keeper {
         for (partition, proposal) in &changes {
             let isr: Vec<_> = proposal.isr.iter().map(|member| member.id.get()).collect();
             tracing::info!(
-                partition = %partition.topic_partition(), before = ?partition.role().isr, wanted = ?isr, "asking for another isr"
+                partition = %partition.topic_partition(), before = ?partition.role().isr, wanted = ?isr,
+                "asking for another isr"
             );
         }
-        let node = Arc::clone(&self.node);
-        self.sending = Some(Box::pin(send(node, own_epoch.get(), changes)));
+        self.sending = Some(Box::pin(send(Arc::clone(&self.node), own_epoch.get(), changes)));
     }
 
     fn again_in(&mut self, pause: Duration) {
@@ -139,7 +157,7 @@ impl Keeper {
     fn answered(&mut self, answers: Vec<(Change, Outcome)>) {
         for ((partition, proposal), outcome) in answers {
             if partition.isr_answered(&proposal, outcome) {
-                self.looked_at.insert(key(&partition), partition);
+                self.waiting.insert(key(&partition), partition);
                 self.again_in(AGAIN_AFTER);
             }
         }

@@ -8,12 +8,13 @@
 //! The leader never assumes that a proposal succeeds: until the metadata brings a newer partition epoch, the *maximal* ISR (what
 //! is in force and what was proposed) holds the high watermark back.
 
+mod follower;
+
+use follower::Follower;
 use std::time::Duration;
 use thalweg_core::metadata::command::BrokerRef;
 use thalweg_core::planted::{Bug, planted};
-use thalweg_core::replication::{
-    ReplicaProgress, effective_min_insync, high_watermark, may_commit, may_join_isr,
-};
+use thalweg_core::replication::{ReplicaProgress, effective_min_insync, high_watermark, may_commit};
 use thalweg_core::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch};
 use tokio::time::Instant;
 
@@ -54,22 +55,6 @@ pub struct LeaderState {
     write_caching: bool,
     followers: Vec<Follower>,
     proposal: Option<Proposal>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Follower {
-    id: BrokerId,
-    /// The incarnation that last spoke; `None` before it did.
-    epoch: Option<BrokerEpoch>,
-    progress: Option<ReplicaProgress>,
-    /// When it last held all that the leader had then; `None` before it did.
-    caught_up_at: Option<Instant>,
-    /// The leader's end at some time; once the follower comes there, it was caught up at that time.
-    mark: Option<(Offset, Instant)>,
-    /// Since when the high watermark is held back for it.
-    held_since: Option<Instant>,
-    /// Before then it is not held back again.
-    no_hold_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -289,7 +274,7 @@ impl LeaderState {
             };
             let member = if self.isr.contains(&follower.id) {
                 !follower.lags(self.write_caching, leader_end, max_lag, now)
-            } else if follower.epoch != Some(epoch) {
+            } else if follower.epoch != Some(epoch) && !planted(Bug::IsrWithoutEpochs) {
                 false
             } else {
                 let holds = follower.holds(self.write_caching, high_watermark, self.epoch_start);
@@ -365,64 +350,6 @@ impl LeaderState {
 fn bounded(at: ReplicaProgress, leader_end: Offset) -> ReplicaProgress {
     let log_end = at.log_end.min(leader_end);
     ReplicaProgress { log_end, flushed: at.flushed.min(log_end) }
-}
-
-// === impl Follower ===
-
-impl Follower {
-    fn new(id: BrokerId) -> Follower {
-        Follower {
-            id,
-            epoch: None,
-            progress: None,
-            caught_up_at: None,
-            mark: None,
-            held_since: None,
-            no_hold_until: None,
-        }
-    }
-
-    fn came_to(&mut self, at: ReplicaProgress, leader_end: Offset, write_caching: bool, now: Instant) {
-        let at = match self.progress {
-            Some(before) => ReplicaProgress {
-                log_end: at.log_end.max(before.log_end),
-                flushed: at.flushed.max(before.flushed),
-            },
-            None => at,
-        };
-        self.progress = Some(at);
-        let safe = at.safe(write_caching);
-        if safe >= leader_end {
-            self.caught_up_at = Some(now);
-            self.mark = Some((leader_end, now));
-            return;
-        }
-        match self.mark {
-            Some((end, seen)) if safe >= end => {
-                self.caught_up_at = self.caught_up_at.max(Some(seen));
-                self.mark = Some((leader_end, now));
-            }
-            Some(_) => {}
-            None => self.mark = Some((leader_end, now)),
-        }
-    }
-
-    /// Whether it holds all that is committed.
-    fn holds(&self, write_caching: bool, high_watermark: Offset, epoch_start: Offset) -> bool {
-        self.progress.is_some_and(|at| may_join_isr(at, high_watermark, epoch_start, write_caching))
-    }
-
-    /// Whether it was behind for too long.
-    fn lags(&self, write_caching: bool, leader_end: Offset, max_lag: Duration, now: Instant) -> bool {
-        let level = self.progress.is_some_and(|at| at.safe(write_caching) >= leader_end);
-        !level && self.caught_up_at.is_none_or(|at| now.saturating_duration_since(at) > max_lag)
-    }
-
-    fn hold(&mut self, close: bool, now: Instant) {
-        if close && self.held_since.is_none() {
-            self.held_since = Some(now);
-        }
-    }
 }
 
 #[cfg(test)]
