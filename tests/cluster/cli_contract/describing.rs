@@ -8,7 +8,10 @@ fn the_cluster_is_described_and_keeps_its_id() {
     dev.cli(&["topic", "create", "t", "--partitions", "3"]).run().ok();
     let text = dev.cli(&["cluster", "describe"]).run().ok().text();
     assert!(text.contains("Topics: 1\tPartitions: 3\tUnderReplicated: 0\tOffline: 0\n"), "{text}");
-    assert!(text.contains("\tController: 1\tRole: leader\t"), "{text}");
+    assert!(
+        text.contains("\tController: 1\tEndpoint: 127.0.0.1:") && text.contains("\tRole: leader\t"),
+        "{text}"
+    );
     assert!(text.contains(&format!("\tBroker: 0\tEndpoint: {}\tState: alive\t", dev.addr())), "{text}");
 
     let id = |dev: &Dev| {

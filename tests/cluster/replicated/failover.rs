@@ -82,7 +82,7 @@ fn recover(cluster: &mut Cluster, broker: i32) {
     cluster.cli(&["topic", "elect-leaders"]).run().ok();
 }
 
-fn tell(what: &str, times: &mut Vec<Duration>) {
+fn tell(what: &str, times: &mut [Duration]) {
     times.sort_unstable();
     let Some(last) = times.len().checked_sub(1) else { return };
     let at = |share: usize| times[last * share / 100].as_secs_f64();
