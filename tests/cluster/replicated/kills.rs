@@ -1,5 +1,5 @@
-//! Brokers and controllers are killed at random under a producer that never stops. Nothing acknowledged is lost, nothing is there
-//! twice, the order holds, and the replicas are the same byte for byte.
+//! Brokers and controllers are killed and frozen at random under a producer that never stops. Nothing acknowledged is lost, nothing is
+//! there twice, the order holds, and the replicas are the same byte for byte.
 
 use crate::harness::{Acknowledged, Cluster, Pace, Random, Steady, reading};
 use crate::kill_rounds::rounds;
@@ -10,54 +10,113 @@ const TOPIC: &str = "kills";
 const PARTITIONS: u32 = 6;
 /// Rounds if `THALWEG_KILL_ROUNDS` does not say.
 const ROUNDS: u64 = 4;
-/// Acknowledgements between two kills at least.
+/// Acknowledgements between two faults at least.
 const ACKS_BETWEEN: usize = 300;
+/// A frozen broker may come back before its session is over, or after.
+const FROZEN_MS: u64 = 14_000;
+
+/// What is done to the cluster.
+#[derive(Debug)]
+enum Fault {
+    /// These processes are killed at the same moment.
+    Kill { brokers: Vec<i32>, controllers: Vec<u64> },
+    /// This broker stands still for so long.
+    Freeze { broker: i32, time: Duration },
+}
+
+impl Fault {
+    /// One process most of the time; sometimes two, or all of them, as when the power fails.
+    fn any(random: &mut Random, cluster: &Cluster) -> Fault {
+        let (brokers, controllers) = (cluster.broker_ids(), cluster.controller_ids());
+        match random.below(16) {
+            0..=6 => Fault::Kill { brokers: vec![random.choose(&brokers)], controllers: Vec::new() },
+            7..=9 => Fault::Kill { brokers: Vec::new(), controllers: vec![random.choose(&controllers)] },
+            10 | 11 => Fault::Kill {
+                brokers: vec![random.choose(&brokers)],
+                controllers: vec![random.choose(&controllers)],
+            },
+            12 => {
+                let spared = random.choose(&brokers);
+                let two = brokers.into_iter().filter(|broker| *broker != spared).collect();
+                Fault::Kill { brokers: two, controllers: Vec::new() }
+            }
+            13 => Fault::Kill { brokers, controllers },
+            _ => Fault::Freeze {
+                broker: random.choose(&brokers),
+                time: Duration::from_millis(random.below(FROZEN_MS)),
+            },
+        }
+    }
+
+    /// Whether the cluster must go on without what is gone, if all was well before.
+    fn is_survived(&self) -> bool {
+        match self {
+            Fault::Kill { brokers, controllers } => brokers.len() <= 1 && controllers.len() <= 1,
+            Fault::Freeze { .. } => true,
+        }
+    }
+}
 
 #[test]
 fn a_cluster_whose_processes_are_killed_at_random_loses_nothing() {
+    torture(&["segment.bytes=1048576"], rounds(ROUNDS), Fault::any);
+}
+
+/// With `write.caching` an acknowledgement says that two brokers have it in memory: one at a time may die.
+#[test]
+fn a_cluster_that_syncs_late_loses_nothing_to_one_death_at_a_time() {
+    torture(&["write.caching=true"], rounds(ROUNDS) / 2, |random, cluster| Fault::Kill {
+        brokers: vec![random.choose(&cluster.broker_ids())],
+        controllers: Vec::new(),
+    });
+}
+
+fn torture(configs: &[&str], rounds: u64, next: impl Fn(&mut Random, &Cluster) -> Fault) {
     let mut random = Random::from_env("THALWEG_KILL_SEED");
     let mut cluster = Cluster::start();
-    cluster.create_topic(TOPIC, PARTITIONS, &["segment.bytes=1048576"]);
+    cluster.create_topic(TOPIC, PARTITIONS, configs);
     let mut producer = Steady::start(&cluster.bootstrap(), None, TOPIC, PARTITIONS, "steady", Pace::EVEN);
     let partitions = producer.partitions();
     producer.await_acks(ACKS_BETWEEN);
-    let rounds = rounds(ROUNDS);
-    let mut kills = 0;
-    while kills < rounds {
+    let cached = configs.contains(&"write.caching=true");
+    for round in 0..rounds {
         // With every replica in sync the cluster must go on without any one broker; hit while it is still mending itself, it may
         // have to wait for the one that was hit.
-        let whole = random.below(3) > 0;
+        let whole = cached || random.below(3) > 0;
         if whole {
             cluster.await_in_sync(TOPIC);
         }
-        let broker = (random.below(3) > 0).then(|| random.choose(&cluster.broker_ids()));
-        let controller =
-            (broker.is_none() || random.below(4) == 0).then(|| random.choose(&cluster.controller_ids()));
-        println!("kill {kills}: broker {broker:?}, controller {controller:?}, in sync before: {whole}");
-        if let Some(broker) = broker {
-            cluster.broker(broker).kill();
-            kills += 1;
+        let fault = next(&mut random, &cluster);
+        println!("round {round}: {fault:?}, in sync before: {whole}");
+        match &fault {
+            Fault::Kill { brokers, controllers } => {
+                brokers.iter().for_each(|broker| cluster.broker(*broker).kill());
+                controllers.iter().for_each(|controller| cluster.controller(*controller).kill());
+            }
+            Fault::Freeze { broker, .. } => cluster.broker(*broker).freeze(),
         }
-        if let Some(controller) = controller {
-            cluster.controller(controller).kill();
-            kills += 1;
-        }
-        if whole {
+        if whole && fault.is_survived() {
             producer.next_acks(&partitions);
         } else {
             thread::sleep(Duration::from_millis(random.below(1_500)));
         }
-        if let Some(controller) = controller {
-            cluster.controller(controller).start();
-        }
-        if let Some(broker) = broker {
-            cluster.broker(broker).start();
+        match fault {
+            Fault::Kill { brokers, controllers } => {
+                controllers.iter().for_each(|controller| cluster.controller(*controller).spawn());
+                brokers.iter().for_each(|broker| cluster.broker(*broker).spawn());
+                controllers.iter().for_each(|controller| drop(cluster.controller(*controller).await_ready()));
+                brokers.iter().for_each(|broker| drop(cluster.broker(*broker).await_ready()));
+            }
+            Fault::Freeze { broker, time } => {
+                thread::sleep(time);
+                cluster.broker(broker).thaw();
+            }
         }
         producer.next_acks(&partitions);
         producer.await_acks(producer.acknowledged() + ACKS_BETWEEN);
     }
     let sent = producer.finish(false);
-    println!("{} lines sent and acknowledged over {kills} kills", sent.acks());
+    println!("{} lines sent and acknowledged over {rounds} rounds", sent.acks());
 
     let described = cluster.await_in_sync(TOPIC);
     let args = ["consume", TOPIC, "--from-beginning", "--timeout-ms", "3000", "-o", "json"];
