@@ -305,7 +305,13 @@ impl World {
         let (epoch, asked) = (request.broker.epoch, request.isr.clone());
         let outcome = self.command(Command::AlterPartition(request));
         if outcome.is_ok() {
-            self.powerless.retain(|id| !asked.iter().any(|member| member.id == BrokerId(*id)));
+            // Unless it lost its power after it had caught up.
+            let brokers = &self.brokers;
+            let caught_up = |id: i32, member: &BrokerRef| {
+                let process = &brokers[id as usize];
+                member.id == BrokerId(id) && member.epoch == BrokerEpoch(process.epoch) && process.up
+            };
+            self.powerless.retain(|id| !asked.iter().any(|member| caught_up(*id, member)));
         }
         let broker = self.broker(leader);
         // When it was accepted, the metadata tells.
@@ -478,6 +484,13 @@ impl World {
         Ok(())
     }
 
+    /// With write caching, when everyone who may lead has lost power since it was last in sync, records may be gone: the others lost
+    /// their sessions meanwhile. Nothing is promised then.
+    fn is_excused(&self) -> bool {
+        let now = self.now();
+        self.caching && now.isr.iter().chain(&now.elr).all(|id| self.powerless.contains(&id.get()))
+    }
+
     /// What must hold at all times.
     fn check(&self) -> Result<(), TestCaseError> {
         let now = self.now();
@@ -516,6 +529,9 @@ proptest! {
         let mut world = World::new(caching, min_insync);
         for op in &ops {
             world.step(op)?;
+            if world.is_excused() {
+                break;
+            }
             world.check()?;
         }
     }
@@ -527,12 +543,16 @@ fn the_histories_reach_elections_of_all_kinds() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
-    let (mut seen, mut committed) = (Seen::default(), 0);
+    let (mut seen, mut committed, mut excused) = (Seen::default(), 0, 0);
     for case in 0..100 {
         let history = ops().new_tree(&mut runner).unwrap().current();
         let mut world = World::new(case % 2 == 0, 2);
         for op in &history {
             world.step(op).unwrap();
+            if world.is_excused() {
+                excused += 1;
+                break;
+            }
             world.check().unwrap();
         }
         committed += world.committed.len();
@@ -542,5 +562,6 @@ fn the_histories_reach_elections_of_all_kinds() {
         seen.reassigned += world.seen.reassigned;
     }
     let enough = seen.elections >= 100 && seen.from_eligible >= 10 && seen.lost >= 1 && seen.reassigned >= 10;
-    assert!(enough && committed >= 200, "{seen:?}, {committed} records committed");
+    let checked = committed >= 200 && excused < 30;
+    assert!(enough && checked, "{seen:?}, {committed} records committed, {excused} histories excused");
 }
