@@ -1,7 +1,7 @@
 //! Brokers and controllers are killed and frozen at random under a producer that never stops. Nothing acknowledged is lost, nothing is
 //! there twice, the order holds, and the replicas are the same byte for byte.
 
-use crate::harness::{Acknowledged, Cluster, Pace, Random, Steady, reading};
+use crate::harness::{Acknowledged, Cluster, Namespaces, Pace, Random, Setup, Steady, reading};
 use crate::kill_rounds::rounds;
 use std::thread;
 use std::time::Duration;
@@ -12,8 +12,8 @@ const PARTITIONS: u32 = 6;
 const ROUNDS: u64 = 4;
 /// Acknowledgements between two faults at least.
 const ACKS_BETWEEN: usize = 300;
-/// A frozen broker may come back before its session is over, or after.
-const FROZEN_MS: u64 = 14_000;
+/// A frozen broker, or one that is cut off, may come back before its session is over, or after.
+const GONE_MS: u64 = 14_000;
 
 /// What is done to the cluster.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ enum Fault {
     Kill { brokers: Vec<i32>, controllers: Vec<u64> },
     /// This broker stands still for so long.
     Freeze { broker: i32, time: Duration },
+    /// Nothing gets to this broker or from it for so long.
+    Cut { broker: i32, time: Duration },
 }
 
 impl Fault {
@@ -43,7 +45,7 @@ impl Fault {
             13 => Fault::Kill { brokers, controllers },
             _ => Fault::Freeze {
                 broker: random.choose(&brokers),
-                time: Duration::from_millis(random.below(FROZEN_MS)),
+                time: Duration::from_millis(random.below(GONE_MS)),
             },
         }
     }
@@ -52,30 +54,55 @@ impl Fault {
     fn is_survived(&self) -> bool {
         match self {
             Fault::Kill { brokers, controllers } => brokers.len() <= 1 && controllers.len() <= 1,
-            Fault::Freeze { .. } => true,
+            Fault::Freeze { .. } | Fault::Cut { .. } => true,
         }
     }
 }
 
 #[test]
 fn a_cluster_whose_processes_are_killed_at_random_loses_nothing() {
-    torture(&["segment.bytes=1048576"], rounds(ROUNDS), Fault::any);
+    torture(Cluster::start(), None, &["segment.bytes=1048576"], rounds(ROUNDS), Fault::any);
+}
+
+#[test]
+fn a_cluster_whose_cables_are_pulled_at_random_loses_nothing() {
+    let namespaces = match Namespaces::make(&[1, 2, 3]) {
+        Ok(namespaces) => namespaces,
+        Err(why) => {
+            println!("skipped: this machine lets us make no network namespaces: {why}");
+            return;
+        }
+    };
+    let cluster = Cluster::start_in(Setup::default(), namespaces.places());
+    torture(cluster, Some(&namespaces), &[], rounds(ROUNDS) / 2, |random, cluster| match random.below(3) {
+        0 => Fault::any(random, cluster),
+        _ => Fault::Cut {
+            broker: random.choose(&cluster.broker_ids()),
+            time: Duration::from_millis(random.below(GONE_MS)),
+        },
+    });
 }
 
 /// With `write.caching` an acknowledgement says that two brokers have it in memory: one at a time may die.
 #[test]
 fn a_cluster_that_syncs_late_loses_nothing_to_one_death_at_a_time() {
-    torture(&["write.caching=true"], rounds(ROUNDS) / 2, |random, cluster| Fault::Kill {
-        brokers: vec![random.choose(&cluster.broker_ids())],
-        controllers: Vec::new(),
+    torture(Cluster::start(), None, &["write.caching=true"], rounds(ROUNDS) / 2, |random, cluster| {
+        Fault::Kill { brokers: vec![random.choose(&cluster.broker_ids())], controllers: Vec::new() }
     });
 }
 
-fn torture(configs: &[&str], rounds: u64, next: impl Fn(&mut Random, &Cluster) -> Fault) {
+fn torture(
+    mut cluster: Cluster,
+    cables: Option<&Namespaces>,
+    configs: &[&str],
+    rounds: u64,
+    next: impl Fn(&mut Random, &Cluster) -> Fault,
+) {
     let mut random = Random::from_env("THALWEG_KILL_SEED");
-    let mut cluster = Cluster::start();
     cluster.create_topic(TOPIC, PARTITIONS, configs);
-    let mut producer = Steady::start(&cluster.bootstrap(), None, TOPIC, PARTITIONS, "steady", Pace::EVEN);
+    let namespace = cluster.namespace();
+    let mut producer =
+        Steady::start(&cluster.bootstrap(), namespace.as_deref(), TOPIC, PARTITIONS, "steady", Pace::EVEN);
     let partitions = producer.partitions();
     producer.await_acks(ACKS_BETWEEN);
     let cached = configs.contains(&"write.caching=true");
@@ -94,6 +121,7 @@ fn torture(configs: &[&str], rounds: u64, next: impl Fn(&mut Random, &Cluster) -
                 controllers.iter().for_each(|controller| cluster.controller(*controller).kill());
             }
             Fault::Freeze { broker, .. } => cluster.broker(*broker).freeze(),
+            Fault::Cut { broker, .. } => cables.expect("there are cables to pull").cut(*broker),
         }
         if whole && fault.is_survived() {
             producer.next_acks(&partitions);
@@ -110,6 +138,10 @@ fn torture(configs: &[&str], rounds: u64, next: impl Fn(&mut Random, &Cluster) -
             Fault::Freeze { broker, time } => {
                 thread::sleep(time);
                 cluster.broker(broker).thaw();
+            }
+            Fault::Cut { broker, time } => {
+                thread::sleep(time);
+                cables.expect("there are cables to put back").mend(broker);
             }
         }
         producer.next_acks(&partitions);
