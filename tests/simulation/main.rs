@@ -23,13 +23,16 @@ mod run;
 mod trace;
 mod workload;
 
-use plan::{Outcome, Plan};
+use plan::{Outcome, Plan, Profile};
 use std::env;
 use std::time::{Duration, Instant};
+use thalweg_core::planted::Bug;
 use tracing::level_filters::LevelFilter;
 
 /// Runs of the set: at least two simulated hours and 600 faults.
 const SET: std::ops::RangeInclusive<u64> = 1..=24;
+/// A planted bug must show itself within so many seeds.
+const BUG_SEEDS: u64 = 16;
 
 /// One plan: that of a parent process, or the seed in `THALWEG_SIM_SEED` (faults for `THALWEG_SIM_SECONDS`), or a short one.
 #[test]
@@ -48,6 +51,9 @@ fn one_run() {
     };
     plan.brokers = number("THALWEG_SIM_BROKERS").map_or(plan.brokers, |brokers| brokers as usize);
     plan.controllers = number("THALWEG_SIM_CONTROLLERS").map_or(plan.controllers, |number| number as usize);
+    if let Ok(name) = env::var("THALWEG_SIM_PROFILE") {
+        plan.profile = Profile::named(&name).expect("mixed, blackouts or volumes");
+    }
     plan.planted = env::var("THALWEG_SIM_PLANTED").ok();
     let show = env::var("THALWEG_SIM_SHOW").map_or(LevelFilter::OFF, |text| text.parse().expect("a level"));
     let begun = determinism::real_now();
@@ -69,6 +75,43 @@ fn a_seed_can_be_replayed() {
     assert!(once.events > 1_000, "the trace is empty: {once:?}");
     assert_eq!(once, again);
     assert_ne!(once.digest, other.digest);
+}
+
+/// The checker sees each bug that is planted, within a few seeds, where the same faults show nothing without it.
+#[test]
+fn every_planted_bug_is_found() {
+    let found = |bug: Bug| {
+        let profile = match bug {
+            Bug::AckBeforeSync => Profile::Blackouts,
+            Bug::IsrWithoutEpochs => Profile::Volumes,
+            Bug::HighWatermarkAhead | Bug::TruncateToHighWatermark | Bug::NoDeduplication => Profile::Mixed,
+        };
+        let plan = |seed| Plan { planted: Some(bug.name().to_owned()), profile, ..Plan::new(seed) };
+        let (mut seeds, mut seen) = (1..=BUG_SEEDS, None);
+        let found = std::cell::Cell::new(false);
+        child::run_all(
+            || if found.get() { None } else { seeds.next().map(plan) },
+            |plan, outcome| {
+                let real = outcome.anomalies.iter().find(|anomaly| is_loss(anomaly));
+                if let Some(anomaly) = real {
+                    println!("{} at seed {}: {anomaly}", bug.name(), plan.seed);
+                    found.set(true);
+                    seen.get_or_insert(plan.seed);
+                }
+            },
+        );
+        seen.is_some()
+    };
+    let unseen: Vec<&str> = Bug::ALL.into_iter().filter(|bug| !found(*bug)).map(Bug::name).collect();
+    assert_eq!(unseen, [""; 0], "these bugs were not found");
+}
+
+/// Whether an anomaly is about records: a panic or a cluster that hangs proves nothing.
+fn is_loss(anomaly: &str) -> bool {
+    use checker::Kind;
+    let kinds =
+        [Kind::LostWrite, Kind::Unseen, Kind::Duplicate, Kind::InconsistentOffsets, Kind::ReplicasDiffer];
+    kinds.iter().any(|kind| anomaly.starts_with(kind.name()))
 }
 
 /// Many seeds, no anomaly. For as many minutes of real time as `THALWEG_SIM_MINUTES` says; without it, a fixed set.

@@ -3,6 +3,34 @@
 use serde_json::{Value, json};
 use std::time::Duration;
 
+/// Which faults are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// All kinds.
+    Mixed,
+    /// Mostly power cuts of all brokers at once.
+    Blackouts,
+    /// Mostly brokers that come back with an empty disk.
+    Volumes,
+}
+
+impl Profile {
+    const ALL: [Profile; 3] = [Profile::Mixed, Profile::Blackouts, Profile::Volumes];
+
+    /// The profile of that name.
+    pub fn named(name: &str) -> Option<Profile> {
+        Profile::ALL.into_iter().find(|profile| profile.name() == name)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Profile::Mixed => "mixed",
+            Profile::Blackouts => "blackouts",
+            Profile::Volumes => "volumes",
+        }
+    }
+}
+
 /// One run. Equal plans give equal runs, to the last message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -14,6 +42,8 @@ pub struct Plan {
     pub controllers: usize,
     /// Brokers.
     pub brokers: usize,
+    /// Which faults are drawn.
+    pub profile: Profile,
     /// The bug that is planted, if any.
     pub planted: Option<String>,
     /// Hash every message on the network too: slower.
@@ -26,15 +56,16 @@ const USUAL: Duration = Duration::from_secs(300);
 impl Plan {
     /// The usual cluster: three controllers and three brokers.
     pub fn new(seed: u64) -> Plan {
-        Plan { seed, faults_for: USUAL, controllers: 3, brokers: 3, planted: None, trace_network: false }
+        let (controllers, brokers, profile) = (3, 3, Profile::Mixed);
+        Plan { seed, faults_for: USUAL, controllers, brokers, profile, planted: None, trace_network: false }
     }
 
     /// As one line, for a child process.
     pub fn encode(&self) -> String {
-        let Plan { seed, faults_for, controllers, brokers, planted, trace_network } = self;
+        let Plan { seed, faults_for, controllers, brokers, profile, planted, trace_network } = self;
         json!({
             "seed": seed, "faults_for": faults_for.as_secs(), "controllers": controllers, "brokers": brokers,
-            "planted": planted, "trace_network": trace_network,
+            "profile": profile.name(), "planted": planted, "trace_network": trace_network,
         })
         .to_string()
     }
@@ -47,6 +78,7 @@ impl Plan {
             faults_for: Duration::from_secs(value["faults_for"].as_u64()?),
             controllers: value["controllers"].as_u64()? as usize,
             brokers: value["brokers"].as_u64()? as usize,
+            profile: Profile::named(value["profile"].as_str()?)?,
             planted: value["planted"].as_str().map(str::to_owned),
             trace_network: value["trace_network"].as_bool()?,
         })

@@ -55,7 +55,7 @@ fn drive(plan: &Plan) -> Outcome {
     let mut dice = Dice::new(plan.seed);
     let board = Rc::new(Board::new(dice.fork()));
     let mut cluster = Cluster::new(plan, &board, &mut dice);
-    let mut nemesis = Nemesis::new(dice.fork());
+    let mut nemesis = Nemesis::new(plan.profile, dice.fork());
     let mut anomalies = Vec::new();
     let mut now = Duration::ZERO;
     let mut entered = (Phase::Setup, now);

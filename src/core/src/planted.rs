@@ -14,7 +14,8 @@ pub enum Bug {
     TruncateToHighWatermark,
     /// What was written counts as safe before it was synced.
     AckBeforeSync,
-    /// The controller takes an ISR change without looking at the epochs of the leader and of the brokers in it (KIP-903).
+    /// A broker joins the ISR by what its last incarnation held: the leader and the controller do not tell the two apart
+    /// (KIP-903).
     IsrWithoutEpochs,
     /// The log appends a batch of an idempotent producer that it has already.
     NoDeduplication,

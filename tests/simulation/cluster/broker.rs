@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use thalweg_broker::metadata::MetadataStore;
 use thalweg_broker::replicas::ReplicaManager;
 use thalweg_broker::{Broker, BrokerConfig, BrokerSeams, Port};
 use thalweg_core::{BrokerId, Clock, Timestamp};
@@ -28,10 +29,17 @@ pub struct BrokerNode {
     id: i32,
     name: String,
     controllers: Vec<String>,
-    /// The disk.
-    pub disk: SimStorage,
-    /// The replicas of the process that runs now.
-    pub replicas: Rc<RefCell<Option<Arc<ReplicaManager>>>>,
+    disk: Rc<RefCell<SimStorage>>,
+    running: Rc<RefCell<Option<Running>>>,
+}
+
+/// What may be looked at of the process that runs now.
+#[derive(Clone)]
+pub struct Running {
+    /// Its replicas.
+    pub replicas: Arc<ReplicaManager>,
+    /// The cluster as it knows it.
+    pub metadata: Arc<MetadataStore>,
 }
 
 #[derive(Debug)]
@@ -46,17 +54,38 @@ impl Clock for SimClock {
 impl BrokerNode {
     /// A broker that has never run, with an empty disk.
     pub fn new(id: i32, name: String, controllers: Vec<String>, seed: u64) -> BrokerNode {
-        BrokerNode { id, name, controllers, disk: SimStorage::new(seed), replicas: Rc::default() }
+        let disk = Rc::new(RefCell::new(SimStorage::new(seed)));
+        BrokerNode { id, name, controllers, disk, running: Rc::default() }
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> SimStorage {
+        self.disk.borrow().clone()
+    }
+
+    /// An empty disk takes the place of the old one.
+    pub fn replace_disk(&self, seed: u64) {
+        self.disk.replace(SimStorage::new(seed));
+    }
+
+    /// The process, once it serves.
+    pub fn running(&self) -> Option<Running> {
+        self.running.borrow().clone()
+    }
+
+    /// The process is gone.
+    pub fn crashed(&self) {
+        self.running.replace(None);
     }
 
     /// Runs the process; again, whenever it ends by itself.
     pub async fn run(self) -> turmoil::Result {
-        self.replicas.replace(None);
+        self.crashed();
         loop {
             if let Err(error) = self.run_once().await {
                 tracing::warn!(target: "thalweg_simulation", node = self.name, error, "broker ended");
             }
-            self.replicas.replace(None);
+            self.crashed();
             sleep(RESTART_PAUSE).await;
         }
     }
@@ -73,7 +102,7 @@ impl BrokerNode {
         };
         let seams = BrokerSeams {
             clock: Arc::new(SimClock),
-            storage: Arc::new(self.disk.clone()),
+            storage: Arc::new(self.disk()),
             dialer: net::dialer(),
             public: port(PUBLIC_PORT).await?,
             internal: port(INTERNAL_PORT).await?,
@@ -81,7 +110,8 @@ impl BrokerNode {
         };
         let broker =
             Broker::start_with(config, seams, Shutdown::new()).await.map_err(|error| text(&error))?;
-        self.replicas.replace(Some(Arc::clone(broker.replicas())));
+        let (replicas, metadata) = (Arc::clone(broker.replicas()), Arc::clone(broker.metadata()));
+        self.running.replace(Some(Running { replicas, metadata }));
         broker.join().await.map_err(|error| text(&error))
     }
 }

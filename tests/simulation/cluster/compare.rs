@@ -19,7 +19,7 @@ pub fn differences(brokers: &BTreeMap<String, BrokerNode>) -> Vec<Anomaly> {
         let place = TopicPartition { topic, partition: PartitionId(index) };
         let mut first: Option<(&str, Vec<u8>)> = None;
         for (name, broker) in brokers {
-            let Some(log) = broker.replicas.borrow().as_ref().and_then(|all| all.logs().get(&place)) else {
+            let Some(log) = broker.running().and_then(|running| running.replicas.logs().get(&place)) else {
                 continue;
             };
             let detail = match (content(&log), &first) {

@@ -8,7 +8,7 @@ mod roster;
 pub use broker::BrokerNode;
 pub use roster::{NodeKind, Roster};
 
-use crate::board::{Board, Phase};
+use crate::board::{Board, Phase, TOPICS};
 use crate::dice::Dice;
 use crate::plan::Plan;
 use crate::workload;
@@ -95,14 +95,35 @@ impl Cluster {
     }
 
     /// A broker's disk.
-    pub fn disk(&self, broker: &str) -> &SimStorage {
-        &self.brokers.get(broker).expect("only brokers have such disks").disk
+    pub fn disk(&self, broker: &str) -> SimStorage {
+        self.broker(broker).disk()
+    }
+
+    /// A broker's disk is lost for good, and an empty one takes its place. To be called while it does not run.
+    pub fn replace_disk(&self, broker: &str, seed: u64) {
+        self.broker(broker).replace_disk(seed);
+    }
+
+    fn broker(&self, name: &str) -> &BrokerNode {
+        self.brokers.get(name).expect("only brokers have such disks")
+    }
+
+    /// Whether all brokers run and know of nothing but that every replica is in sync.
+    pub fn is_whole(&self) -> bool {
+        self.brokers.values().all(|broker| {
+            let Some(running) = broker.running() else { return false };
+            let image = running.metadata.snapshot();
+            TOPICS.iter().all(|topic| {
+                let partitions = image.topic(topic.name).map(|topic| topic.partitions.as_slice());
+                partitions.unwrap_or_default().iter().all(|one| one.isr.len() == self.brokers.len().min(3))
+            })
+        })
     }
 
     /// Ends a node's process between two instructions.
     pub fn crash(&mut self, node: &str) {
         if let Some(broker) = self.brokers.get(node) {
-            broker.replicas.replace(None);
+            broker.crashed();
         }
         self.sim.crash(node);
     }

@@ -2,6 +2,7 @@
 
 use crate::cluster::{NodeKind, Roster};
 use crate::dice::Dice;
+use crate::plan::Profile;
 use std::time::Duration;
 
 /// Something that goes wrong for a while.
@@ -28,6 +29,13 @@ pub enum Fault {
     Blackout {
         /// Who.
         nodes: Vec<String>,
+    },
+    /// A broker comes back with an empty disk, and soon after another loses its power.
+    LostVolume {
+        /// Whose disk is lost.
+        node: String,
+        /// Who goes next.
+        next: String,
     },
     /// Some nodes and the others hear nothing of one another.
     Split {
@@ -65,8 +73,16 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Draws a fault. `calm` leaves a majority of the brokers and of the controllers alone.
-    pub fn draw(dice: &mut Dice, roster: &Roster, down: &[String], calm: bool) -> Option<Fault> {
+    /// Draws a fault. `calm` leaves a majority of the brokers and of the controllers alone; `whole` says that every replica
+    /// is there and in sync, so that one may be lost.
+    pub fn draw(
+        dice: &mut Dice,
+        roster: &Roster,
+        profile: Profile,
+        down: &[String],
+        calm: bool,
+        whole: bool,
+    ) -> Option<Fault> {
         let brokers = roster.of(NodeKind::Broker);
         let controllers = roster.of(NodeKind::Controller);
         let servers: Vec<String> = brokers.iter().chain(&controllers).cloned().collect();
@@ -79,12 +95,21 @@ impl Fault {
         let victim = dice.pick(group).clone();
         let crashable = spare(group) && !down.contains(&victim);
         let is_broker = brokers.contains(&victim);
+        let favourite = dice.chance(60);
+        match profile {
+            Profile::Blackouts if favourite && down.is_empty() => {
+                return Some(Fault::Blackout { nodes: brokers });
+            }
+            Profile::Volumes if favourite => return Fault::lost_volume(dice, &brokers, whole),
+            _ => {}
+        }
         match dice.below(100) {
             0..20 if crashable => Some(Fault::Kill { node: victim }),
             20..38 if crashable => Some(Fault::PowerCut { node: victim }),
-            38..50 if crashable && is_broker => {
+            38..48 if crashable && is_broker => {
                 Some(Fault::PowerCutAtWrite { node: victim, after: dice.below(60) })
             }
+            48..50 => Fault::lost_volume(dice, &brokers, whole),
             50..53 if !calm && down.is_empty() => Some(Fault::Blackout { nodes: brokers }),
             50..58 => Some(Fault::Split { side: vec![victim] }),
             58..66 => {
@@ -114,5 +139,12 @@ impl Fault {
             92..96 if crashable && is_broker => Some(Fault::SyncFails { node: victim }),
             _ => None,
         }
+    }
+    /// Only while all replicas are whole: what two lost disks held is gone by rights.
+    fn lost_volume(dice: &mut Dice, brokers: &[String], whole: bool) -> Option<Fault> {
+        let at = dice.below(brokers.len() as u64) as usize;
+        let next = (at + dice.between(1, (brokers.len() as u64 - 1).max(1)) as usize) % brokers.len();
+        let fault = Fault::LostVolume { node: brokers[at].clone(), next: brokers[next].clone() };
+        (whole && brokers.len() > 2).then_some(fault)
     }
 }

@@ -7,6 +7,7 @@ pub use fault::Fault;
 
 use crate::cluster::{Cluster, NodeKind};
 use crate::dice::Dice;
+use crate::plan::Profile;
 use links::Links;
 use std::time::Duration;
 
@@ -14,8 +15,14 @@ use std::time::Duration;
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(18));
 /// How long one lasts.
 const LASTS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(25));
+/// Both, where the profile wants its own kind again and again.
+const EAGER: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(7));
 /// A broker whose power is to go at a write may not write: then it goes without.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+/// A lost disk is replaced within this.
+const VOLUME_LASTS: Duration = Duration::from_millis(800);
+/// When the next broker goes after that: before or while the empty one is filled.
+const AFTER_VOLUME: Duration = Duration::from_millis(600);
 /// Of 100 faults, so many do not care whether a majority is left.
 const RECKLESS_PERCENT: u64 = 20;
 
@@ -34,12 +41,14 @@ pub struct Nemesis {
     active: Vec<Active>,
     links: Links,
     injected: u64,
+    profile: Profile,
 }
 
 impl Nemesis {
     /// A nemesis that begins at its first turn.
-    pub fn new(dice: Dice) -> Nemesis {
-        Nemesis { dice, next: Duration::ZERO, active: Vec::new(), links: Links::default(), injected: 0 }
+    pub fn new(profile: Profile, dice: Dice) -> Nemesis {
+        let (active, links) = (Vec::new(), Links::default());
+        Nemesis { dice, next: Duration::ZERO, active, links, injected: 0, profile }
     }
 
     /// Faults so far.
@@ -55,21 +64,41 @@ impl Nemesis {
         let over: Vec<Active> = over;
         for one in over {
             self.end(&one.fault, cluster);
+            if let Fault::LostVolume { next: node, .. } = one.fault {
+                let fault = Fault::PowerCut { node };
+                let crash = now + self.dice.time(Duration::ZERO, AFTER_VOLUME);
+                let until = crash + self.lasts();
+                self.active.push(Active { fault, until, crash_by: Some(crash) });
+            }
         }
         if self.next <= now {
             let first = self.next.is_zero();
-            self.next = now + self.dice.time(PAUSE.0, PAUSE.1);
+            self.next = now + self.pause();
             if first {
                 return;
             }
             let down: Vec<String> = self.active.iter().flat_map(|one| takes_down(&one.fault)).collect();
             let calm = !self.dice.chance(RECKLESS_PERCENT);
-            let fault = Fault::draw(&mut self.dice, cluster.roster(), &down, calm);
-            let until = now + self.dice.time(LASTS.0, LASTS.1);
+            let whole = self.active.is_empty() && cluster.is_whole();
+            let fault = Fault::draw(&mut self.dice, cluster.roster(), self.profile, &down, calm, whole);
+            let mut until = now + self.lasts();
             if let Some(fault) = fault {
+                if matches!(fault, Fault::LostVolume { .. }) {
+                    until = now + self.dice.time(Duration::ZERO, VOLUME_LASTS);
+                }
                 self.begin(fault, now, until, cluster);
             }
         }
+    }
+
+    fn pause(&mut self) -> Duration {
+        let (least, most) = if self.profile == Profile::Mixed { PAUSE } else { EAGER };
+        self.dice.time(least, most)
+    }
+
+    fn lasts(&mut self) -> Duration {
+        let (least, most) = if self.profile == Profile::Mixed { LASTS } else { EAGER };
+        self.dice.time(least, most)
     }
 
     /// Ends all faults.
@@ -87,7 +116,13 @@ impl Nemesis {
         self.injected += 1;
         let mut crash_by = None;
         match &fault {
-            Fault::Kill { .. } | Fault::PowerCut { .. } | Fault::Blackout { .. } => self.crash(&fault, cluster),
+            Fault::Kill { .. } | Fault::PowerCut { .. } | Fault::Blackout { .. } => {
+                self.crash(&fault, cluster)
+            }
+            Fault::LostVolume { node, .. } => {
+                self.crash(&fault, cluster);
+                cluster.replace_disk(node, self.dice.next());
+            }
             Fault::PowerCutAtWrite { node, after } => {
                 cluster.disk(node).cut_after_ops(*after);
                 crash_by = Some(now + WRITE_PATIENCE);
@@ -130,7 +165,9 @@ impl Nemesis {
     fn crash(&mut self, fault: &Fault, cluster: &mut Cluster) {
         match fault {
             Fault::Kill { node } | Fault::SyncFails { node } => cluster.crash(node),
-            Fault::PowerCut { node } | Fault::PowerCutAtWrite { node, .. } => self.cut_power(node, cluster),
+            Fault::PowerCut { node }
+            | Fault::PowerCutAtWrite { node, .. }
+            | Fault::LostVolume { node, .. } => self.cut_power(node, cluster),
             Fault::Blackout { nodes } => nodes.iter().for_each(|node| self.cut_power(node, cluster)),
             _ => {}
         }
@@ -158,7 +195,9 @@ impl Nemesis {
                 cluster.disk(node).clear_faults();
                 cluster.start(node);
             }
-            Fault::PowerCut { node } | Fault::PowerCutAtWrite { node, .. } => self.give_power(node, cluster),
+            Fault::PowerCut { node }
+            | Fault::PowerCutAtWrite { node, .. }
+            | Fault::LostVolume { node, .. } => self.give_power(node, cluster),
             Fault::Blackout { nodes } => nodes.iter().for_each(|node| self.give_power(node, cluster)),
             Fault::Split { side } => {
                 let pairs = crossing(cluster, side);
@@ -181,6 +220,7 @@ fn takes_down(fault: &Fault) -> Vec<String> {
         | Fault::PowerCutAtWrite { node, .. }
         | Fault::SyncFails { node } => vec![node.clone()],
         Fault::Blackout { nodes } => nodes.clone(),
+        Fault::LostVolume { node, next } => vec![node.clone(), next.clone()],
         _ => Vec::new(),
     }
 }

@@ -73,9 +73,9 @@ pub async fn housekeeping(
     }
 }
 
-/// How long after a request for it a sync begins, where no thread waits for requests: long enough that a crash can come between
-/// an append and its sync.
-const COMMIT_DELAY: Duration = Duration::from_millis(8);
+/// How long after a request for it a sync ends, in milliseconds, where no thread does the syncs: as on a busy disk, and long
+/// enough that a crash can come between an append and its sync.
+const COMMIT_DELAY_MS: std::ops::RangeInclusive<u64> = 1..=40;
 
 /// Does the work of the committers' threads, for a simulation.
 pub async fn commit(logs: Arc<LogManager>, shutdown: Shutdown) -> Result<(), JoinError> {
@@ -87,7 +87,7 @@ pub async fn commit(logs: Arc<LogManager>, shutdown: Shutdown) -> Result<(), Joi
         // Also what was asked for before the bell was there.
         blocking::run(move || logs.run_committers()).await?;
         tokio::select! {
-            () = asked.notified() => tokio::time::sleep(COMMIT_DELAY).await,
+            () = asked.notified() => tokio::time::sleep(Duration::from_millis(rand::random_range(COMMIT_DELAY_MS))).await,
             () = shutdown.triggered() => return Ok(()),
         }
     }
