@@ -1,7 +1,7 @@
 //! How long a partition is without a leader. The figures are printed, not judged: `just failover` asks for many of them from a
 //! release build.
 
-use crate::harness::{Cluster, Pace, Steady};
+use crate::harness::{Cluster, Namespaces, Pace, Setup, Steady};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,48 @@ const ON_THE_WAY: Duration = Duration::from_millis(50);
 /// How long a graceful stop, or a new election among the controllers, is watched.
 const WATCH: Duration = Duration::from_secs(6);
 
-#[test]
-fn failover() {
-    let rounds = match std::env::var("THALWEG_FAILOVER_ROUNDS") {
+fn rounds() -> u32 {
+    match std::env::var("THALWEG_FAILOVER_ROUNDS") {
         Ok(rounds) => rounds.parse().expect("THALWEG_FAILOVER_ROUNDS is a number"),
         Err(_) => ROUNDS,
+    }
+}
+
+/// Nothing says that the broker is gone: its session must run out, and its producer must notice that nobody answers.
+#[test]
+fn failover_of_a_broker_that_is_cut_off() {
+    let namespaces = match Namespaces::make(&[1, 2, 3]) {
+        Ok(namespaces) => namespaces,
+        Err(why) => {
+            println!("skipped: this machine lets us make no network namespaces: {why}");
+            return;
+        }
     };
+    let cluster = Cluster::start_in(Setup::default(), namespaces.places());
+    cluster.create_topic(TOPIC, PARTITIONS, &[]);
+    let hub = cluster.namespace();
+    let mut producer =
+        Steady::start(&cluster.bootstrap(), hub.as_deref(), TOPIC, PARTITIONS, "steady", Pace::EVEN);
+    producer.await_acks(200);
+    let mut cut = Vec::new();
+    for round in 0..rounds() {
+        let (broker, led) = leader(&cluster, &producer, round);
+        let begun = Instant::now();
+        namespaces.cut(broker);
+        thread::sleep(ON_THE_WAY);
+        let first = producer.next_acks(&led);
+        cut.extend(led.iter().map(|partition| first[partition] - begun));
+        namespaces.mend(broker);
+        cluster.await_in_sync(TOPIC);
+        cluster.cli(&["topic", "elect-leaders"]).run().ok();
+    }
+    producer.finish(false);
+    tell("cable of a leader's broker pulled, to the next acknowledged write", &mut cut);
+}
+
+#[test]
+fn failover() {
+    let rounds = rounds();
     let mut cluster = Cluster::start();
     cluster.create_topic(TOPIC, PARTITIONS, &[]);
     let mut producer = Steady::start(&cluster.bootstrap(), None, TOPIC, PARTITIONS, "steady", Pace::EVEN);
