@@ -39,7 +39,9 @@ impl Default for BalanceLimits {
 /// nothing may begin before something else ends.
 ///
 /// - Replicas leave draining brokers first: to where the most racks are used, then to the broker with the fewest replicas. A
-///   partition that lacks a replica on another broker waits.
+///   partition that lacks a replica on another broker waits. One on its way to a broker that is gone goes elsewhere, so that
+///   no drain waits for a dead broker while others could take its place. Without a drain such a move waits: the broker may
+///   come back, nothing is missing meanwhile, and draining the dead one moves it on.
 /// - Then, unless some partition anywhere lacks a replica, they move from the fullest brokers to the emptiest until each is
 ///   within the tolerance, never to fewer racks.
 /// - The first of a partition's replicas becomes one on a broker that is first for few others. When no replica moves, such an
@@ -48,6 +50,21 @@ impl Default for BalanceLimits {
 /// Only active brokers that are not draining are given anything. Every move makes the cluster more even, so that this ends.
 pub fn plan(image: &MetadataImage, limits: &BalanceLimits) -> Vec<PartitionMove> {
     planner::Planner::new(image, limits).plan()
+}
+
+/// What keeps a drain from its end, in replicas on the draining broker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StuckDrain {
+    /// Every active broker that is not draining has the partition already: more brokers are needed.
+    pub nowhere_to_go: usize,
+    /// The partition has no leader to copy from: a replica that was in sync must come back.
+    pub offline: usize,
+}
+
+/// The draining brokers with replicas that no plan can move off them before brokers join or come back, in the order of their
+/// id. A replica that only waits for its turn, or for another replica to catch up, does not count.
+pub fn stuck_drains(image: &MetadataImage) -> BTreeMap<BrokerId, StuckDrain> {
+    planner::Planner::new(image, &BalanceLimits::default()).stuck()
 }
 
 /// The partitions that should be led by their preferred replica again, and can: those of brokers that lead less than they should

@@ -1,13 +1,13 @@
 //! One plan: what leaves the draining brokers, what goes to the emptier ones, and who comes first.
 
-use super::BalanceLimits;
 use super::load::Load;
+use super::{BalanceLimits, StuckDrain};
 use crate::metadata::command::PartitionMove;
 use crate::metadata::image::{MetadataImage, PartitionImage, TopicImage};
 use crate::metadata::limits::MAX_PLANNED_MOVES;
 use crate::{BrokerId, PartitionId, TopicPartition};
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many of the fullest, and of the emptiest, brokers are looked at for one move. The racks may forbid the best pair.
 const PAIRS_LOOKED_AT: usize = 8;
@@ -75,21 +75,39 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Where a partition goes whose target has draining brokers; `None` when it has none, cannot move now, or nowhere.
+    /// Whether a place of a partition must be given to another broker for the sake of a drain: the broker there is draining
+    /// itself, or was to get the replica and is gone. One that waits for a dead broker could wait for ever, and its draining
+    /// member with it.
+    fn must_go(&self, partition: &PartitionImage, id: BrokerId) -> bool {
+        self.is_draining(id) || self.is_stray(partition, id)
+    }
+
+    /// Whether a replica is being added where it cannot come to stay.
+    fn is_stray(&self, partition: &PartitionImage, id: BrokerId) -> bool {
+        let takes = self.load.get(id).is_some_and(|broker| broker.takes);
+        partition.adding.contains(&id) && !takes
+    }
+
+    /// Whether a draining broker holds, or is being given, a replica. One that is being removed holds it still.
+    fn has_draining(&self, partition: &PartitionImage) -> bool {
+        partition.replicas.iter().any(|id| self.is_draining(*id))
+    }
+
+    /// Where a partition goes that some draining broker holds; `None` when it is on its way, cannot move now, or nowhere.
     fn off_draining(&self, partition: &PartitionImage) -> Option<Vec<BrokerId>> {
-        if !partition.target_replicas().any(|id| self.is_draining(id)) {
-            return None;
-        }
         // One that is being moved may go on, unless it goes to where it cannot stay.
-        let stray = partition.adding.iter().any(|id| self.is_draining(*id));
-        if !partition.is_online() || (partition.is_reassigning() && !stray) || self.lacks_a_replica(partition)
+        let may_end = !partition.adding.iter().any(|id| self.is_stray(partition, *id));
+        if !self.has_draining(partition)
+            || !partition.is_online()
+            || (partition.is_reassigning() && may_end)
+            || self.lacks_a_replica(partition)
         {
             return None;
         }
         let mut target: Vec<BrokerId> = partition.target_replicas().collect();
         let mut moved = false;
         for place in 0..target.len() {
-            if self.is_draining(target[place])
+            if self.must_go(partition, target[place])
                 && let Some(heir) = self.replacement(&target, place)
             {
                 target[place] = heir;
@@ -97,6 +115,29 @@ impl<'a> Planner<'a> {
             }
         }
         moved.then_some(target)
+    }
+
+    /// How many replicas of each draining broker cannot leave it before something else happens; see [`super::stuck_drains`].
+    pub(super) fn stuck(&self) -> BTreeMap<BrokerId, StuckDrain> {
+        let mut stuck: BTreeMap<BrokerId, StuckDrain> = BTreeMap::new();
+        if !self.load.brokers.values().any(|broker| broker.draining) {
+            return stuck;
+        }
+        for partition in self.image.topics().flat_map(|topic| &topic.partitions) {
+            let target: Vec<BrokerId> = partition.target_replicas().collect();
+            let nobody = || {
+                target.iter().any(|id| self.must_go(partition, *id))
+                    && self.load.takers().all(|broker| target.contains(&broker.id))
+            };
+            for id in partition.replicas.iter().filter(|id| self.is_draining(**id)) {
+                if !partition.is_online() {
+                    stuck.entry(*id).or_default().offline += 1;
+                } else if nobody() {
+                    stuck.entry(*id).or_default().nowhere_to_go += 1;
+                }
+            }
+        }
+        stuck
     }
 
     /// The broker that takes one place of `target`: the most racks, then the fewest replicas. `None` when there is none, or when
@@ -188,6 +229,10 @@ impl<'a> Planner<'a> {
             for (id, partition) in topic.partitions() {
                 if self.moves.len() >= MAX_PLANNED_MOVES {
                     return;
+                }
+                // Its list has those that shall go, and one that waits for a dead broker does not end soon.
+                if partition.is_reassigning() {
+                    continue;
                 }
                 let Some(has) = firsts(&self.load, partition.preferred_leader()) else { continue };
                 let others = partition.replicas.iter().enumerate().skip(1);

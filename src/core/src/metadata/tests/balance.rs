@@ -1,7 +1,7 @@
 //! Plans, carried out until there is nothing left to do.
 
 use super::*;
-use crate::metadata::balance::{BalanceLimits, leader_imbalance, plan};
+use crate::metadata::balance::{BalanceLimits, StuckDrain, leader_imbalance, plan, stuck_drains};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -152,6 +152,67 @@ fn what_moves_to_a_broker_that_is_drained_then_moves_on() {
     cluster.settle(&LIMITS);
     assert_eq!(cluster.image.replicas_of(BrokerId(3)), 0);
     assert_eq!(cluster.image.reassignments().count(), 0);
+}
+
+#[test]
+fn a_drain_does_not_wait_for_a_target_that_died() {
+    let mut cluster = Cluster::with_brokers(&[1, 2, 3, 4]);
+    cluster.run(create("a", explicit(&[&[1, 2]]))).unwrap();
+    cluster.drain(1);
+    cluster.begin(plan(&cluster.image, &LIMITS));
+    assert_eq!(cluster.replicas("a", 0), "3 2 1 +3 -1", "the place of 1 is given to 3");
+    assert_eq!(plan(&cluster.image, &LIMITS), [], "it is on its way");
+    cluster.fence(3);
+    cluster.settle(&LIMITS);
+    assert_eq!(cluster.image.replicas_of(BrokerId(1)), 0);
+    assert_eq!(cluster.image.replicas_of(BrokerId(3)), 0);
+    assert_eq!(cluster.image.reassignments().count(), 0);
+}
+
+#[test]
+fn a_move_between_brokers_that_stay_waits_for_a_target_that_died() {
+    let mut cluster = Cluster::with_brokers(&[1, 2, 3, 4]);
+    cluster.run(create("a", explicit(&[&[1, 2]]))).unwrap();
+    cluster.reassign("a", 0, Some(&[1, 3])).unwrap();
+    cluster.fence(3);
+    assert_eq!(plan(&cluster.image, &LIMITS), [], "it may come back, and nothing is missing");
+    // But when somebody else on the partition is drained, the rest must not wait for it.
+    cluster.drain(1);
+    cluster.settle(&LIMITS);
+    assert_eq!(cluster.image.replicas_of(BrokerId(1)), 0);
+    assert_eq!(cluster.image.reassignments().count(), 0);
+}
+
+#[test]
+fn a_drain_that_cannot_end_says_why() {
+    let mut cluster = Cluster::with_brokers(&[1, 2, 3]);
+    cluster.run(create("a", counts(4, 3))).unwrap();
+    cluster.run(create("b", explicit(&[&[1], &[1]]))).unwrap();
+    assert!(stuck_drains(&cluster.image).is_empty());
+    cluster.drain(1);
+    let stuck = |cluster: &Cluster| stuck_drains(&cluster.image).remove(&BrokerId(1));
+    assert_eq!(stuck(&cluster), Some(StuckDrain { nowhere_to_go: 4, offline: 0 }));
+    cluster.fence(1);
+    assert_eq!(stuck(&cluster), Some(StuckDrain { nowhere_to_go: 4, offline: 2 }));
+    cluster.unfence(1);
+    cluster.start(4, 1);
+    assert_eq!(stuck(&cluster), None);
+    // The only one that could take them dies while it is given them.
+    cluster.begin(plan(&cluster.image, &LIMITS));
+    cluster.fence(4);
+    assert_eq!(stuck(&cluster), Some(StuckDrain { nowhere_to_go: 4, offline: 0 }));
+}
+
+#[test]
+fn a_partition_that_waits_for_a_dead_broker_does_not_grow() {
+    let mut cluster = Cluster::with_brokers(&[1, 2, 3, 4]);
+    let same: Vec<&[i32]> = vec![&[1, 2, 3]; 12];
+    cluster.run(create("a", explicit(&same))).unwrap();
+    cluster.reassign("a", 0, Some(&[1, 2, 4])).unwrap();
+    cluster.fence(4);
+    let moves = plan(&cluster.image, &LIMITS);
+    assert!(!moves.is_empty(), "the others change places");
+    assert!(moves.iter().all(|one| one.replicas.as_ref().unwrap().len() == 3), "{moves:?}");
 }
 
 #[test]
