@@ -168,6 +168,23 @@ impl MetadataCache {
         true
     }
 
+    /// The newest leader epoch that is known of a partition.
+    pub(crate) fn leader_epoch(&self, topic: &str, partition: PartitionId) -> Option<LeaderEpoch> {
+        self.lock().topics.get(topic)?.topic.partition(partition).map(|known| known.leader_epoch)
+    }
+
+    /// An answer came from a leader of that epoch. If it is newer than what is known, the known leader leads no more.
+    pub(crate) fn saw_epoch(&self, topic: &str, partition: PartitionId, epoch: LeaderEpoch) {
+        let mut known = self.lock();
+        let Some(entry) = known.topics.get_mut(topic) else { return };
+        let newer = entry.topic.partition(partition).is_some_and(|known| known.leader_epoch < epoch);
+        let index = usize::try_from(partition.get()).unwrap_or(usize::MAX);
+        if newer && let Some(partition) = Arc::make_mut(&mut entry.topic).partitions.get_mut(index) {
+            partition.leader_epoch = epoch;
+            partition.leader_id = BrokerId::NONE;
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,5 +230,21 @@ mod tests {
         let odd = proto::Topic { name: "t".into(), partitions: vec![partition], ..Default::default() };
         assert!(TopicMetadata::from_proto(&odd).is_err());
         assert!(TopicMetadata::from_proto(&proto::Topic { name: "t".into(), ..Default::default() }).is_err());
+    }
+
+    #[test]
+    fn a_newer_epoch_in_an_answer_outdates_the_leader_and_older_metadata() {
+        let cache = MetadataCache::default();
+        cache.set_brokers(&[proto::Broker { id: 1, endpoint: "b1:1".into(), ..Default::default() }]);
+        cache.set_topic(topic(5, 1));
+        let epoch = || cache.leader_epoch("t", PartitionId(0)).unwrap().get();
+        cache.saw_epoch("t", PartitionId(0), LeaderEpoch(4));
+        assert_eq!((leader(&cache), epoch()), (Some(1), 5));
+        cache.saw_epoch("t", PartitionId(0), LeaderEpoch(6));
+        assert_eq!((leader(&cache), epoch()), (None, 6));
+        cache.set_topic(topic(5, 1));
+        assert_eq!((leader(&cache), epoch()), (None, 6));
+        cache.set_topic(topic(6, 1));
+        assert_eq!((leader(&cache), epoch()), (Some(1), 6));
     }
 }

@@ -26,7 +26,13 @@ async fn unknown_topics_and_partitions_are_not_found() {
         let tail = v1::TailRequest { topic: topic.into(), partitions: vec![partition], ..Default::default() };
         refused(within("Tail", api.consumer.clone().tail(tail)).await, not_found, reason);
         let spec = v1::OffsetSpec::Earliest.into();
-        let asked = v1::ListOffsetsPartition { topic: topic.into(), partition, spec, timestamp_ms: 0 };
+        let asked = v1::ListOffsetsPartition {
+            topic: topic.into(),
+            partition,
+            spec,
+            timestamp_ms: 0,
+            min_leader_epoch: None,
+        };
         let request = v1::ListOffsetsRequest { partitions: vec![asked.clone()], ..Default::default() };
         refused(within("ListOffsets", api.consumer.clone().list_offsets(request)).await, not_found, reason);
         let cut = v1::DeleteRecordsPartition { topic: topic.into(), partition, before_offset: 0 };

@@ -174,7 +174,7 @@ impl Api {
                 topic: topic.to_owned(),
                 partition,
                 spec: v1::OffsetSpec::Latest.into(),
-                timestamp_ms: 0,
+                ..Default::default()
             }],
             ..Default::default()
         };

@@ -135,6 +135,7 @@ impl Look<'_> {
             partition: *partition,
             spec: spec as i32,
             timestamp_ms: self.request.timestamp_ms,
+            min_leader_epoch: None,
         };
         let request = v1::ListOffsetsRequest {
             partitions: self.partitions.iter().map(wanted).collect(),

@@ -4,7 +4,7 @@ use super::{SETTLE_PATIENCE, bound_of, check_routing, offset_not_available, sett
 use crate::node::Node;
 use crate::refusal;
 use std::sync::Arc;
-use thalweg_core::{Offset, Timestamp};
+use thalweg_core::{LeaderEpoch, Offset, Timestamp};
 use thalweg_log::ReadBound;
 use thalweg_proto::{ApiError, v1};
 use thalweg_runtime::blocking;
@@ -63,6 +63,11 @@ fn offset_of(
     let spec = v1::OffsetSpec::try_from(wanted.spec)
         .map_err(|_| ApiError::invalid("spec", format!("{} is no offset spec", wanted.spec)))?;
     let partition = node.led_here(&wanted.topic, wanted.partition)?;
+    if let (Some(least), Some(role)) = (wanted.min_leader_epoch, partition.leading())
+        && role.leader_epoch < LeaderEpoch(least)
+    {
+        node.check_epoch(Some(least), role.leader_epoch)?;
+    }
     let log = partition.log();
     let end = match bound {
         ReadBound::LastStable => log.last_stable_offset(),

@@ -365,8 +365,13 @@ async fn offsets_are_found_by_end_time_and_largest_time() {
         cluster.produce(produce_records("t", Some(0), vec![record])).await.unwrap();
     }
     let list = |spec: v1::OffsetSpec, timestamp_ms| {
-        let wanted =
-            v1::ListOffsetsPartition { topic: "t".into(), partition: 0, spec: spec as i32, timestamp_ms };
+        let wanted = v1::ListOffsetsPartition {
+            topic: "t".into(),
+            partition: 0,
+            spec: spec as i32,
+            timestamp_ms,
+            min_leader_epoch: None,
+        };
         let request = v1::ListOffsetsRequest { partitions: vec![wanted], ..Default::default() };
         let mut consumer = cluster.consumer();
         async move {

@@ -4,7 +4,7 @@ use super::{Admin, admin};
 use crate::client::MAX_CONTROL_MESSAGE;
 use crate::proto::consumer_service_client::ConsumerServiceClient;
 use crate::{Client, ClientError, Isolation, Start, proto};
-use thalweg_core::{Offset, PartitionId};
+use thalweg_core::{LeaderEpoch, Offset, PartitionId};
 use thalweg_proto::ApiError;
 
 impl Admin {
@@ -95,12 +95,16 @@ async fn list_offset(
     timestamp_ms: i64,
     isolation: Isolation,
 ) -> Result<proto::ListOffsetsResult, ClientError> {
+    // A topic that cannot be described cannot be asked for its offsets either, which tells why.
+    let _ = client.metadata(topic).await;
+    let min_leader_epoch = client.cache().leader_epoch(topic, partition).map(LeaderEpoch::get);
     let request = proto::ListOffsetsRequest {
         partitions: vec![proto::ListOffsetsPartition {
             topic: topic.to_owned(),
             partition: partition.get(),
             spec: spec.into(),
             timestamp_ms,
+            min_leader_epoch,
         }],
         isolation_level: proto::IsolationLevel::from(isolation).into(),
         routing: proto::Routing::AnyBroker.into(),
@@ -118,6 +122,9 @@ async fn list_offset(
     let result = result.ok_or(ClientError::Protocol("an answer has no result"))?;
     match &result.error {
         Some(error) => Err(ApiError::from_proto(error).into()),
-        None => Ok(result),
+        None => {
+            client.cache().saw_epoch(topic, partition, LeaderEpoch(result.leader_epoch));
+            Ok(result)
+        }
     }
 }
