@@ -36,10 +36,18 @@ bench-cluster *ARGS:
     cargo build --release
     scripts/bench-cluster "" {{ARGS}}
 
+# Simulate the cluster under faults for so many minutes, and tell the simulated hours, the faults and the anomalies
+soak minutes="30" first_seed="1000":
+    THALWEG_SIM_MINUTES={{minutes}} THALWEG_SIM_FIRST_SEED={{first_seed}} cargo test -p thalweg-tests --release --test simulation -- --exact no_seed_shows_an_anomaly --nocapture
+
+# Run one seed of the simulation again and show what the services said: `just replay 14 debug`
+replay seed show="info":
+    THALWEG_SIM_SEED={{seed}} THALWEG_SIM_SHOW={{show}} cargo test -p thalweg-tests --test simulation -- --exact one_run --nocapture
+
 # Kill the broker again and again under load, for as many rounds as told
-soak rounds="20":
+kill-rounds rounds="20":
     cargo build --release
-    THALWEG_KILL_ROUNDS={{rounds}} THALWEG_TEST_BINARY=target/release/thalweg cargo test -p thalweg-tests --release -- kill_rounds --nocapture
+    THALWEG_KILL_ROUNDS={{rounds}} THALWEG_TEST_BINARY=target/release/thalweg cargo test -p thalweg-tests --release --test cluster -- kill_rounds --nocapture
 
 # How long partitions are without a leader: brokers and controllers are killed and stopped, so many times each
 failover rounds="20":

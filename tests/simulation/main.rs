@@ -32,7 +32,9 @@ use tracing::level_filters::LevelFilter;
 /// Runs of the set: at least two simulated hours and 600 faults.
 const SET: std::ops::RangeInclusive<u64> = 1..=24;
 /// A planted bug must show itself within so many seeds.
-const BUG_SEEDS: u64 = 16;
+const BUG_SEEDS: u64 = 24;
+/// And within so much simulated time with faults.
+const BUG_SECONDS: Duration = Duration::from_secs(150);
 
 /// One plan: that of a parent process, or the seed in `THALWEG_SIM_SEED` (faults for `THALWEG_SIM_SECONDS`), or a short one.
 #[test]
@@ -43,7 +45,7 @@ fn one_run() {
         return;
     }
     let number = |name| env::var(name).ok().map(|text| text.parse().expect("a number"));
-    let mut plan = Plan::new(number("THALWEG_SIM_SEED").unwrap_or(1));
+    let mut plan = Plan::of_set(number("THALWEG_SIM_SEED").unwrap_or(1));
     plan.faults_for = match (number("THALWEG_SIM_SECONDS"), env::var("THALWEG_SIM_SEED")) {
         (Some(seconds), _) => Duration::from_secs(seconds),
         (None, Ok(_)) => plan.faults_for,
@@ -86,7 +88,8 @@ fn every_planted_bug_is_found() {
             Bug::IsrWithoutEpochs => Profile::Volumes,
             Bug::HighWatermarkAhead | Bug::TruncateToHighWatermark | Bug::NoDeduplication => Profile::Mixed,
         };
-        let plan = |seed| Plan { planted: Some(bug.name().to_owned()), profile, ..Plan::new(seed) };
+        let (planted, faults_for) = (Some(bug.name().to_owned()), BUG_SECONDS);
+        let plan = |seed| Plan { planted: planted.clone(), profile, faults_for, ..Plan::new(seed) };
         let (mut seeds, mut seen) = (1..=BUG_SEEDS, None);
         let found = std::cell::Cell::new(false);
         child::run_all(
@@ -123,7 +126,7 @@ fn no_seed_shows_an_anomaly() {
     let mut seeds = first..;
     let next = || {
         let more = end.map_or_else(|| SET.contains(&seeds.start), |end| Instant::now() < end);
-        if more { seeds.next().map(Plan::new) } else { None }
+        if more { seeds.next().map(Plan::of_set) } else { None }
     };
     let mut total = Outcome::default();
     let mut broken = Vec::new();

@@ -60,6 +60,16 @@ impl Plan {
         Plan { seed, faults_for: USUAL, controllers, brokers, profile, planted: None, trace_network: false }
     }
 
+    /// The plan of a seed in a set: now and then with many faults of one kind.
+    pub fn of_set(seed: u64) -> Plan {
+        let profile = match seed % 6 {
+            0 => Profile::Volumes,
+            5 => Profile::Blackouts,
+            _ => Profile::Mixed,
+        };
+        Plan { profile, ..Plan::new(seed) }
+    }
+
     /// As one line, for a child process.
     pub fn encode(&self) -> String {
         let Plan { seed, faults_for, controllers, brokers, profile, planted, trace_network } = self;
