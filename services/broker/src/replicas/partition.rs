@@ -227,6 +227,13 @@ impl Partition {
         self.follower_came(who, leader_epoch, |state, end, now| state.position(who, at, end, now))
     }
 
+    /// Whether what this follower says counts: it follows in `leader_epoch`, in which this broker leads. Once it does not, only a
+    /// new [`follow`](Partition::follow) helps: it may have been removed and added again since.
+    pub fn hears(&self, who: BrokerRef, leader_epoch: LeaderEpoch) -> bool {
+        let leader = self.leader();
+        leader.as_ref().is_some_and(|state| state.leader_epoch() == leader_epoch && state.hears(who))
+    }
+
     fn follower_came(
         &self,
         who: BrokerRef,

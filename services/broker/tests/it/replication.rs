@@ -4,8 +4,10 @@ use crate::harness::*;
 use std::time::Duration;
 use thalweg_broker::replicas::{Lookup, Partition};
 use thalweg_core::metadata::Command;
-use thalweg_core::metadata::command::{BrokerRef, InitCluster, RegisterBroker};
-use thalweg_core::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, PartitionId};
+use thalweg_core::metadata::command::{
+    BrokerRef, InitCluster, PartitionMove, ReassignPartitions, RegisterBroker,
+};
+use thalweg_core::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, PartitionId, TopicName, TopicPartition};
 use thalweg_log::LogMode;
 use thalweg_proto::internal::v1 as internal;
 use thalweg_proto::internal::v1::partition_end::Reason;
@@ -280,6 +282,31 @@ async fn a_slot_ends_with_the_reason() {
 }
 
 /// A leader that was just elected learns of it later than its followers: they wait for it, not for a retry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_was_removed_and_added_again_is_asked_to_follow_anew() {
+    let cluster = Cluster::start().await;
+    let epoch = join(&cluster, 1);
+    topic_on(&cluster, &[0, 1], &[]).await;
+    let mut follower = Follower::connect(&cluster, hello(1, epoch), PLENTY).await;
+    follower.follow(follow(&cluster, 0, 0, -1)).await;
+    follower.next().await.unwrap();
+    let reassign = |replicas: &[i32]| {
+        let partition = TopicPartition::new(TopicName::new("t").unwrap(), PartitionId(0));
+        let replicas = Some(replicas.iter().map(|id| BrokerId(*id)).collect());
+        let moves = vec![PartitionMove { partition, replicas }];
+        cluster.controller.propose(Command::ReassignPartitions(ReassignPartitions { moves })).unwrap();
+    };
+    reassign(&[0]);
+    until("it is removed", || partition(&cluster).role().replicas.len() == 1).await;
+    reassign(&[0, 1]);
+    until("it is added", || partition(&cluster).role().replicas.len() == 2).await;
+    // The follower has seen only that nothing changed.
+    follower.position(0, 0).await;
+    assert_eq!(follower.refused().await, ErrorCode::NotLeader);
+    follower.follow(follow(&cluster, 1, 0, -1)).await;
+    until("it is in sync", || isr(&cluster) == [0, 1]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_with_newer_metadata_is_kept_until_the_leader_has_it() {
     let cluster = Cluster::start().await;

@@ -18,7 +18,8 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use thalweg_core::{ErrorCode, LeaderEpoch, Offset};
+use thalweg_core::metadata::command::BrokerRef;
+use thalweg_core::{ErrorCode, LeaderEpoch, Offset, PartitionEpoch};
 use thalweg_log::{LogRead, ReadBound, ReadError};
 use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1 as internal;
@@ -38,6 +39,8 @@ pub enum Word {
     Follow {
         /// What it is called on the stream.
         slot: u32,
+        /// The follower.
+        who: BrokerRef,
         /// The partition.
         partition: Arc<Partition>,
         /// The epoch in which it is led.
@@ -159,7 +162,10 @@ struct Feed {
 
 #[derive(Debug)]
 struct Followed {
+    who: BrokerRef,
     leader_epoch: LeaderEpoch,
+    // In which the follower was known to be heard; `None` before the first look.
+    partition_epoch: Option<PartitionEpoch>,
     next: Offset,
     // What the follower was told last.
     high_watermark: Offset,
@@ -201,10 +207,12 @@ impl Feed {
     fn listen(&mut self) -> Option<Result<(), Status>> {
         for word in self.line.words() {
             match word {
-                Word::Follow { slot, partition, leader_epoch, from } => {
+                Word::Follow { slot, who, partition, leader_epoch, from } => {
                     let registration = partition.register_follower(self.line.session.slot(slot));
                     let followed = Followed {
+                        who,
                         leader_epoch,
+                        partition_epoch: None,
                         next: from,
                         high_watermark: Offset::NONE,
                         log_start: Offset::NONE,
@@ -318,13 +326,18 @@ fn leads(partition: &Partition, epoch: LeaderEpoch) -> bool {
 
 impl Followed {
     /// Whole batches from where the last ones ended.
-    fn read(&self) -> Result<LogRead, Reason> {
+    fn read(&mut self) -> Result<LogRead, Reason> {
         let partition = self.registration.partition();
         let read = partition.log().read(self.next, CHUNK_BYTES, ReadBound::LogEnd, true);
         // Behind the read: a log is cut only when another leads.
-        if !leads(partition, self.leader_epoch) {
-            let text = "this broker no longer leads the partition in that epoch";
-            return Err(Reason::Error(ApiError::new(ErrorCode::NotLeader, text).to_proto()));
+        let role = partition.leading().filter(|role| role.leader_epoch == self.leader_epoch);
+        let Some(epoch) = role.map(|role| role.partition_epoch) else { return Err(no_longer_heard()) };
+        if self.partition_epoch != Some(epoch) {
+            // It may have been removed and added again meanwhile, and not know.
+            if !partition.hears(self.who, self.leader_epoch) {
+                return Err(no_longer_heard());
+            }
+            self.partition_epoch = Some(epoch);
         }
         read.map_err(|error| match error {
             ReadError::OffsetOutOfRange { requested, .. } => out_of_range(partition, requested),
@@ -353,6 +366,13 @@ impl Followed {
             record_batches,
         }
     }
+}
+
+/// Why a slot ends whose follower is to follow anew, if it is still to follow at all.
+pub fn no_longer_heard() -> Reason {
+    let text =
+        "this broker no longer leads the partition in that epoch, or the follower was no replica meanwhile";
+    Reason::Error(ApiError::new(ErrorCode::NotLeader, text).to_proto())
 }
 
 fn ended(slot: u32, reason: Reason) -> internal::PartitionNews {

@@ -2,7 +2,7 @@
 //! waits for the transport.
 
 use super::admission::{self, Admitted, METADATA_PATIENCE, Verdict};
-use super::feed::{Line, Word};
+use super::feed::{Line, Word, no_longer_heard};
 use crate::node::Node;
 use crate::replicas::Partition;
 use futures_util::{Stream, StreamExt};
@@ -134,7 +134,7 @@ impl Inbound<'_> {
             self.node.isr.ring(&partition);
         }
         self.slots.insert(slot, (Arc::clone(&partition), leader_epoch));
-        self.line.say(Word::Follow { slot, partition, leader_epoch, from });
+        self.line.say(Word::Follow { slot, who: self.who, partition, leader_epoch, from });
     }
 
     fn unfollow(&mut self, slot: u32) {
@@ -145,12 +145,18 @@ impl Inbound<'_> {
         }
     }
 
-    fn position(&self, at: &internal::FollowerPosition) {
+    fn position(&mut self, at: &internal::FollowerPosition) {
         // A slot that is over may still be spoken of.
         let Some((partition, leader_epoch)) = self.slots.get(&at.slot) else { return };
         let progress = ReplicaProgress { log_end: Offset(at.log_end), flushed: Offset(at.flushed) };
-        if partition.position(self.who, *leader_epoch, progress) == Some(true) {
-            self.node.isr.ring(partition);
+        match partition.position(self.who, *leader_epoch, progress) {
+            Some(true) => self.node.isr.ring(partition),
+            Some(false) => {}
+            // It was removed and added again, and does not know: only if it follows anew does it count.
+            None => {
+                self.unfollow(at.slot);
+                self.line.say(Word::End(at.slot, no_longer_heard()));
+            }
         }
     }
 

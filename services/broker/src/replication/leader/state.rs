@@ -202,6 +202,11 @@ impl LeaderState {
     pub fn high_watermark(&self, current: Offset, own: ReplicaProgress) -> Offset {
         if !may_commit(self.isr.len(), self.min_isr) {
             return current;
+    /// Whether this incarnation follows here: it has said where it is since it became a replica.
+    pub fn hears(&self, who: BrokerRef) -> bool {
+        self.followers.iter().any(|follower| follower.id == who.id && follower.epoch == Some(who.epoch))
+    }
+
         }
         let members = || self.followers.iter().filter(|follower| self.holds_back(follower));
         if members().any(|follower| follower.progress.is_none()) {
