@@ -2,7 +2,8 @@
 
 use super::seams::{BrokerSeams, Port};
 use super::stop::Goodbye;
-use super::{BrokerHandle, StartError, tasks};
+use super::tasks::{self, Own};
+use super::{BrokerHandle, StartError};
 use crate::config::BrokerConfig;
 use crate::controller::{ControllerLink, Heartbeats, Introduction, Patience, register, watch_metadata};
 use crate::forward::Peers;
@@ -105,7 +106,8 @@ async fn join_cluster(
         registered = register(&link, &who, within, Patience::ForPredecessor) => registered?,
         () = shutdown.triggered() => return Err(StartError::Stopped),
     };
-    let seen = |image: &MetadataImage| image.version() >= registered;
+    let own = Own { id: config.node_id, epoch: link.watch_epoch() };
+    let seen = |image: &MetadataImage| image.version() >= registered && !own.is_replaced(image);
     let image = wait_for(&metadata, &shutdown, deadline, seen, || no_metadata(&config)).await?;
     reconcile_first(&replicas, &clock, image).await?;
 
@@ -165,9 +167,10 @@ fn run_parts(supervisor: &Supervisor, node: &Arc<Node>, who: Introduction, goodb
     let _ = goodbye.set(Goodbye { node_id: node.config.node_id, heartbeats, replicas: replicas(), within });
     supervisor.spawn_critical("heartbeats", beats.run(shutdown()));
     let metadata = Arc::clone(&node.metadata);
+    let own = Own { id: node.config.node_id, epoch: node.controller.watch_epoch() };
     supervisor.spawn_critical(
         "replicas",
-        tasks::follow_metadata(replicas(), metadata, clock(), intervals.reopen, shutdown()),
+        tasks::follow_metadata(own, replicas(), metadata, clock(), intervals.reopen, shutdown()),
     );
     supervisor.spawn_critical("flushes", tasks::flush_due(replicas(), clock(), shutdown()));
     let logs = Arc::clone(node.replicas.logs());
@@ -183,6 +186,7 @@ fn run_parts(supervisor: &Supervisor, node: &Arc<Node>, who: Introduction, goodb
         metadata: Arc::clone(&node.metadata),
         replicas: replicas(),
         clock: clock(),
+        own_epoch: node.controller.watch_epoch(),
         config: FollowerConfig {
             throttled_rate: Some(node.config.replication.throttled_rate),
             ..FollowerConfig::default()

@@ -4,22 +4,44 @@ use crate::metadata::MetadataStore;
 use crate::replicas::ReplicaManager;
 use std::sync::Arc;
 use std::time::Duration;
-use thalweg_core::Clock;
+use thalweg_core::metadata::MetadataImage;
+use thalweg_core::{BrokerEpoch, BrokerId, Clock};
 use thalweg_log::LogManager;
 use thalweg_runtime::{Shutdown, blocking};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinError;
 
 /// Brings the partitions in line with each new image, one after the other; those that pile up meanwhile are one. In quiet
+/// This process's own registration.
+pub struct Own {
+    /// The broker.
+    pub id: BrokerId,
+    /// The epoch; `None` before it is registered.
+    pub epoch: watch::Receiver<Option<BrokerEpoch>>,
+}
+
+impl Own {
+    /// Whether the metadata has a newer registration of this broker: another process's, or one of this process's own of which it
+    /// has not heard yet.
+    pub fn is_replaced(&self, image: &MetadataImage) -> bool {
+        let registered = image.broker(self.id).map(|broker| broker.epoch);
+        registered.is_some_and(|registered| self.epoch.borrow().is_some_and(|own| registered > own))
+    }
+}
+
 /// times it tries the logs that could not be opened again.
 pub async fn follow_metadata(
+///
+/// An image in which this broker is registered more newly waits: its roles may be meant for another process, with other logs.
+/// Either word of an own new registration comes, or the heartbeats end this one.
     replicas: Arc<ReplicaManager>,
+    own: Own,
     metadata: Arc<MetadataStore>,
     clock: Arc<dyn Clock>,
     reopen: Duration,
     shutdown: Shutdown,
 ) -> Result<(), JoinError> {
-    let mut versions = metadata.watch();
+    let (mut versions, mut registered) = (metadata.watch(), own.epoch.clone());
     loop {
         let image = tokio::select! {
             changed = versions.changed() => match changed {
@@ -27,9 +49,14 @@ pub async fn follow_metadata(
                 Err(_) => return Ok(()),
             },
             () = tokio::time::sleep(reopen) => None,
+            Ok(()) = registered.changed() => Some(metadata.snapshot()),
             () = shutdown.triggered() => return Ok(()),
         };
         let (replicas, clock) = (Arc::clone(&replicas), Arc::clone(&clock));
+        if image.as_ref().is_some_and(|image| own.is_replaced(image)) {
+            tracing::warn!(broker = %own.id, "this broker is registered anew; its roles wait until it is known by whom");
+            continue;
+        }
         let work = move || match image {
             Some(image) => replicas.reconcile(&image, &*clock),
             None => replicas.retry_failed(&*clock),

@@ -5,7 +5,6 @@ use crate::config::{BrokerConfig, BrokerIntervals, ConfigError};
 use std::collections::HashMap;
 use std::error::Error;
 use std::future::Future;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use thalweg_core::metadata::MetadataImage;
@@ -16,6 +15,7 @@ use thalweg_proto::internal::v1::controller_service_client::ControllerServiceCli
 use thalweg_proto::v1::admin_service_client::AdminServiceClient;
 use thalweg_runtime::Dialer;
 use thalweg_runtime::dial::DialError;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, ConnectError, Request, Status};
@@ -30,7 +30,7 @@ pub struct ControllerLink {
     addresses: Addresses,
     // One connection to each for calls; the session and the watch have their own.
     channels: Mutex<HashMap<Arc<str>, Channel>>,
-    epoch: AtomicI64,
+    epoch: watch::Sender<Option<BrokerEpoch>>,
     intervals: BrokerIntervals,
 }
 
@@ -63,18 +63,23 @@ impl ControllerLink {
             dialer,
             addresses: Addresses::new(&config.controllers),
             channels: Mutex::default(),
-            epoch: AtomicI64::new(-1),
+            epoch: watch::Sender::new(None),
             intervals: config.intervals,
         })
     }
 
     /// The epoch of this broker's registration; `None` before it is registered.
     pub fn epoch(&self) -> Option<BrokerEpoch> {
-        Some(BrokerEpoch(self.epoch.load(Ordering::Acquire))).filter(|epoch| epoch.get() >= 0)
+        *self.epoch.borrow()
+    }
+
+    /// The same, as it changes: it does when the cluster forgot this broker and took it in again.
+    pub fn watch_epoch(&self) -> watch::Receiver<Option<BrokerEpoch>> {
+        self.epoch.subscribe()
     }
 
     pub(super) fn set_epoch(&self, epoch: BrokerEpoch) {
-        self.epoch.store(epoch.get(), Ordering::Release);
+        self.epoch.send_replace(Some(epoch));
     }
 
     pub(super) fn intervals(&self) -> &BrokerIntervals {
@@ -130,7 +135,8 @@ impl ControllerLink {
 
     /// Makes a call, for `within` at most, at the favourite controller and then at the others.
     ///
-    /// Errors: what a controller answered, or `CONTROLLER_NOT_AVAILABLE` when none did.
+    /// Errors: what a controller answered; `CONTROLLER_NOT_AVAILABLE` when none was reached, `REQUEST_TIMED_OUT` when the one
+    /// that was called did not answer, so that the change may still happen.
     pub async fn call<T, F>(
         &self,
         repeat: Repeat,
@@ -152,11 +158,14 @@ impl ControllerLink {
             let (error, refused) = match outcome {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) => match ApiError::from_status(&status) {
-                    Some(error) if error.code != ErrorCode::ControllerNotAvailable => return Err(error),
-                    Some(error) => (error, true),
-                    None => (unreachable(&address, &status.to_string()), was_not_sent(&status)),
+                    Some(error) if error.code == ErrorCode::ControllerNotAvailable => (error, true),
+                    // Its leader was lost in mid-call, or its group did not agree in time.
+                    Some(error) if error.code == ErrorCode::RequestTimedOut => (error, false),
+                    Some(error) => return Err(error),
+                    None if was_not_sent(&status) => (unreachable(&address, &status.to_string()), true),
+                    None => (unanswered(&address, &status.to_string()), false),
                 },
-                Err(_) => (unreachable(&address, "no answer in time"), false),
+                Err(_) => (unanswered(&address, "no answer in time"), false),
             };
             self.addresses.turn_from(&address);
             tried += 1;
@@ -196,6 +205,16 @@ pub(super) fn is_unavailable(status: &Status) -> bool {
 }
 
 /// Whether a call failed because there was no connection: then the other side never saw it.
+/// A controller that may have got the call, and gave no answer.
+fn unanswered(address: &str, why: &str) -> ApiError {
+    ApiError::new(
+        ErrorCode::RequestTimedOut,
+        format!(
+            "the controller at {address} gave no answer: {why}; the change may still happen: look before you retry"
+        ),
+    )
+}
+
 pub fn was_not_sent(status: &Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {

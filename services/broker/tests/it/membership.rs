@@ -108,12 +108,11 @@ async fn a_second_broker_of_the_same_id_is_refused() {
     brokers.produce(0, produce_batch("t", 0, batch(&["a"]), v1::Acks::All)).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_broker_that_was_replaced_ends() {
-    let mut brokers = Brokers::start(1).await;
-    brokers.controller.fence(0);
+/// Another process takes the broker's id, with another disk.
+fn replace(brokers: &Brokers, id: i32) {
+    brokers.controller.fence(id);
     let register = RegisterBroker {
-        id: BrokerId(0),
+        id: BrokerId(id),
         cluster_id: None,
         incarnation: [9; 16],
         endpoint: "127.0.0.1:1".parse().unwrap(),
@@ -124,7 +123,47 @@ async fn a_broker_that_was_replaced_ends() {
     };
     let (version, _) = brokers.controller.propose(Command::RegisterBroker(register)).unwrap();
     let epoch = BrokerEpoch(version as i64);
-    brokers.controller.propose(Command::UnfenceBroker(BrokerRef { id: BrokerId(0), epoch })).unwrap();
+    brokers.controller.propose(Command::UnfenceBroker(BrokerRef { id: BrokerId(id), epoch })).unwrap();
+}
+
+#[tokio::test]
+async fn a_broker_that_was_replaced_does_not_pass_for_its_successor() {
+    let mut brokers = Brokers::start(1).await;
+    // It does not hear of it for as long as the test lasts, as if it slept.
+    let (storage, shutdown) = (GatedStorage::new(), Shutdown::new());
+    let mut config = brokers.config(1);
+    config.intervals.heartbeat = LONG * 2;
+    config.intervals.session = LONG * 4;
+    let handle = run(config, &storage, &shutdown).await.unwrap();
+    let channel = connect(&handle.listen_addr().to_string()).await;
+    brokers.members.insert(1, Member { storage, handle: Some(handle), shutdown, channel });
+    brokers.topic("t", &[&[0, 1]]).await;
+    brokers.produce(0, produce_batch("t", 0, batch(&["a"]), v1::Acks::All)).await.unwrap();
+    let isr = || brokers.controller.image().topic("t").unwrap().partitions[0].isr.clone();
+    assert_eq!(isr(), [BrokerId(0), BrokerId(1)]);
+
+    replace(&brokers, 1);
+    assert_eq!(isr(), [BrokerId(0)], "its successor has another disk");
+    let leader = brokers.controller.image().topic("t").unwrap().partitions[0].clone();
+    brokers.produce(0, produce_batch("t", 0, batch(&["b"]), v1::Acks::All)).await.unwrap();
+    let applied = brokers.handle(1).replicas().watch().borrow().get();
+    // Long enough for it to follow under the other's epoch, if it did, and to be taken into the ISR.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(isr(), [BrokerId(0)]);
+    let after = brokers.controller.image().topic("t").unwrap().partitions[0].clone();
+    assert_eq!(after, leader, "nothing was asked for in its name");
+    assert!(applied < brokers.controller.image().broker(BrokerId(1)).unwrap().epoch.get() as u64);
+    assert_eq!(
+        brokers.handle(1).replicas().watch().borrow().get(),
+        applied,
+        "no role of the other's is taken"
+    );
+}
+
+#[tokio::test]
+async fn a_broker_that_was_replaced_ends() {
+    let mut brokers = Brokers::start(1).await;
+    replace(&brokers, 0);
     // Its next heartbeat is refused, and so is its attempt to register again.
     let handle = brokers.members.get_mut(&0).unwrap().handle.take().unwrap();
     let ended = tokio::time::timeout(LONG, handle.join()).await.unwrap().unwrap_err();
@@ -150,6 +189,13 @@ async fn a_broker_that_was_forgotten_registers_again() {
     // Nothing was lost in between.
     let told = brokers.controller.clean_epochs.lock().unwrap().last().copied();
     assert_eq!(told, Some(Some(before.get())));
+    // It takes roles, and copies, under its new registration.
+    brokers.topic("t", &[&[0, 1], &[1, 0]]).await;
+    for partition in 0..2 {
+        let request = produce_batch("t", partition, batch(&["a"]), v1::Acks::All);
+        let answer = brokers.produce(partition, request).await.unwrap();
+        assert_eq!(answer.results[0].durability.as_ref().unwrap().replicas, 2);
+    }
 }
 
 #[tokio::test]

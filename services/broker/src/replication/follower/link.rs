@@ -65,7 +65,9 @@ pub(super) type Moves = Mailbox<TopicPartition, Move>;
 #[derive(Debug, Clone)]
 pub(super) struct LinkSeams {
     pub seams: FollowerSeams,
-    pub own_epoch: watch::Receiver<Option<BrokerEpoch>>,
+    /// The epoch of this process's own registration, while the metadata has it as this broker's latest; `None` while nothing may
+    /// be followed.
+    pub known_epoch: watch::Receiver<Option<BrokerEpoch>>,
     pub moves: Arc<Moves>,
     pub pace: Pace,
 }
@@ -105,6 +107,8 @@ enum Ended {
     Renew,
     #[error("the leader is not in the metadata")]
     Unknown,
+    #[error("the metadata does not have this process's registration as this broker's latest")]
+    Unregistered,
     #[error("the leader did not answer in time")]
     Silent,
     #[error("the leader ended the stream")]
@@ -168,14 +172,15 @@ impl Link {
                 () = tokio::time::sleep(wait) => {}
                 // New partitions: the controllers hold the leader for alive.
                 () = self.orders.wait(), if wait > RECONNECT_MIN => failures = 0,
+                Ok(()) = self.shared.known_epoch.changed() => failures = 0,
             }
         }
     }
 
     /// One connection, from its opening to its end.
     async fn serve(&mut self, shutdown: &Shutdown, heard: &mut bool) -> Ended {
-        self.shared.own_epoch.mark_unchanged();
-        let (mut requests, opening) = match self.dial() {
+        let own_epoch = *self.shared.known_epoch.borrow_and_update();
+        let (mut requests, opening) = match self.dial(own_epoch) {
             Ok(opening) => opening,
             Err(ended) => return ended,
         };
@@ -201,6 +206,7 @@ impl Link {
     #[allow(clippy::type_complexity, reason = "the only other name would be the function's")]
     fn dial(
         &mut self,
+        own_epoch: Option<BrokerEpoch>,
     ) -> Result<
         (
             mpsc::Sender<ReplicateRequest>,
@@ -210,13 +216,12 @@ impl Link {
     > {
         let FollowerSeams { me, cluster_id, dialer, metadata, .. } = &self.shared.seams;
         let image = metadata.snapshot();
-        let (Some(leader), Some(own)) = (image.broker(self.leader), image.broker(*me)) else {
-            return Err(Ended::Unknown);
-        };
+        let own_epoch = own_epoch.ok_or(Ended::Unregistered)?;
+        let leader = image.broker(self.leader).ok_or(Ended::Unknown)?;
         let hello = ReplicateHello {
             cluster_id: cluster_id.0.to_string(),
             follower_id: me.get(),
-            follower_epoch: own.epoch.get(),
+            follower_epoch: own_epoch.get(),
             leader_id: self.leader.get(),
         };
         let channel = dialer.channel(&leader.internal_endpoint.to_string())?;
@@ -249,7 +254,7 @@ impl Link {
         tokio::select! {
             biased;
             () = shutdown.triggered() => return Some(Ended::Stopped),
-            _ = self.shared.own_epoch.changed() => return Some(Ended::Renew),
+            _ = self.shared.known_epoch.changed() => return Some(Ended::Renew),
             () = self.orders.wait() => {
                 self.take_orders();
                 if self.stream.is_empty() {

@@ -24,8 +24,11 @@ pub struct FollowerSeams {
     pub cluster_id: ClusterId,
     /// Connects to leaders.
     pub dialer: Dialer,
-    /// Where leaders are, and under which epoch this broker is registered.
+    /// Where leaders are.
     pub metadata: Arc<MetadataStore>,
+    /// The epoch of this process's own registration. The metadata may name a newer one: that of another process under this
+    /// broker's id, for which this one must not pass.
+    pub own_epoch: watch::Receiver<Option<BrokerEpoch>>,
     /// The partitions here.
     pub replicas: Arc<ReplicaManager>,
     /// The wall clock, for logs.
@@ -66,10 +69,11 @@ pub async fn follow_leaders(seams: FollowerSeams, shutdown: Shutdown) -> Result<
     let metadata = Arc::clone(&seams.metadata);
     let mut versions = metadata.watch();
     let me = seams.me;
+    let mut registrations = seams.own_epoch.clone();
     let (own_epoch, epochs) = watch::channel(None);
     let moves = Arc::new(Moves::default());
     let pace = Pace::new(seams.config.throttled_rate);
-    let seams = LinkSeams { seams, own_epoch: epochs, moves: Arc::clone(&moves), pace };
+    let seams = LinkSeams { seams, known_epoch: epochs, moves: Arc::clone(&moves), pace };
     let mut router = Router {
         seams,
         homes: HashMap::new(),
@@ -78,8 +82,9 @@ pub async fn follow_leaders(seams: FollowerSeams, shutdown: Shutdown) -> Result<
         shutdown: shutdown.clone(),
     };
     loop {
-        let registered: Option<BrokerEpoch> = metadata.image().broker(me).map(|broker| broker.epoch);
-        own_epoch.send_if_modified(|known| std::mem::replace(known, registered) != registered);
+        let own: Option<BrokerEpoch> = *registrations.borrow_and_update();
+        let known = own.filter(|own| metadata.image().broker(me).is_some_and(|broker| broker.epoch == *own));
+        own_epoch.send_if_modified(|before| std::mem::replace(before, known) != known);
         for (name, assignment) in assignments.take() {
             router.assign(name, assignment);
         }
@@ -92,6 +97,8 @@ pub async fn follow_leaders(seams: FollowerSeams, shutdown: Shutdown) -> Result<
             () = assignments.wait() => {}
             () = moves.wait() => {}
             changed = versions.changed() => if changed.is_err() { break },
+            // Once it is certain that there is no other any more, the one that is known holds.
+            Ok(()) = registrations.changed() => {}
             // A link ends by the shutdown only.
             Some(ended) = router.running.join_next() => ended?,
         }
