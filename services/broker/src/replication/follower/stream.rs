@@ -308,6 +308,8 @@ impl Stream {
     /// A slot is over. Returns how the log is to be mended, if it is; the answer goes to [`repaired`](Stream::repaired).
     pub fn ended(&mut self, slot: u32, end: End, now: Instant) -> Option<Repair> {
         let key = self.slots.remove(&slot)?;
+        // So that the leader lets go of what it still holds of the slot.
+        self.unfollow.push(slot);
         let repair = match end {
             End::Diverging(epoch, end) => Repair::Cut(epoch, end),
             End::OutOfRange(log_start) => Repair::StartOver(log_start),
@@ -354,7 +356,7 @@ impl Stream {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         match entry.state {
             State::Following { slot } => {
-                // Unless the leader ended it: then it is forgotten on both sides.
+                // Unless the leader ended it: then that was said.
                 if self.slots.remove(&slot).is_some() {
                     self.unfollow.push(slot);
                 }

@@ -101,7 +101,8 @@ fn a_diverging_log_is_mended_before_it_is_followed_again() {
     request(&mut stream, &logs, now);
     let repair = stream.ended(0, End::Diverging(LeaderEpoch(0), Offset(12)), now);
     assert_eq!(repair, Some(Repair::Cut(LeaderEpoch(0), Offset(12))));
-    assert!(!stream.wants_to_send(now), "the leader ended the slot, and nothing is said before the cut");
+    let said = request(&mut stream, &logs, now);
+    assert!(said.unfollow == [0] && said.follow.is_empty(), "it is not followed before the cut");
     stream.flushed(0);
     stream.repaired(0, LeaderEpoch(9), Ok(true), now);
     assert!(!stream.wants_to_send(now), "that was another epoch's repair");
@@ -112,6 +113,7 @@ fn a_diverging_log_is_mended_before_it_is_followed_again() {
     // A cut that changes nothing would be answered the same: not at once.
     stream.ended(1, End::Diverging(LeaderEpoch(0), Offset(12)), now);
     stream.repaired(0, LeaderEpoch(1), Ok(false), now);
+    request(&mut stream, &logs, now);
     assert!(!stream.wants_to_send(now) && stream.deadline(now) == Some(now + RETRY_MIN));
     assert_eq!(
         {
@@ -139,6 +141,7 @@ fn refusals_are_repeated_ever_more_slowly_until_the_metadata_changes() {
     assert_eq!(waits, [20, 40, 80, 160, 320, 640, 1000, 1000, 1000]);
     request(&mut stream, &logs, now);
     stream.ended(9, End::Refused, now);
+    request(&mut stream, &logs, now);
     stream.follow(0, LeaderEpoch(1));
     assert!(!stream.wants_to_send(now), "the same again changes nothing");
     stream.follow(0, LeaderEpoch(2));
@@ -177,6 +180,7 @@ fn a_new_connection_follows_everything_anew() {
     stream.opened();
     logs.0.insert(0, (8, 8, 1));
     let said = request(&mut stream, &logs, now);
+    // A new connection has nothing to let go of.
     assert!(said.unfollow.is_empty() && said.positions.is_empty());
     let told: Vec<_> = said.follow.iter().map(|f| (f.slot, f.partition, f.offset)).collect();
     assert_eq!(told, [(0, 0, 8)], "what is being mended waits");
@@ -245,4 +249,16 @@ fn catching_up_is_paced_and_goes_faster_if_it_comes_no_nearer() {
     assert!(rates[1..5].iter().all(|rate| (9..=11).contains(rate)), "{rates:?}");
     assert!(rates[6..9].iter().all(|rate| (18..=22).contains(rate)), "{rates:?}");
     assert!(rates[11] >= 36, "{rates:?}");
+}
+
+#[test]
+fn the_leader_is_told_to_let_go_of_a_slot_that_it_ended() {
+    let (now, mut stream, logs) = (Instant::now(), main_stream(2), Logs::default());
+    stream.opened();
+    request(&mut stream, &logs, now);
+    stream.ended(0, End::Refused, now);
+    stream.ended(0, End::Refused, now);
+    stream.forget(0);
+    assert!(stream.wants_to_send(now));
+    assert_eq!(request(&mut stream, &logs, now).unfollow, [0], "once, although the partition is gone");
 }
