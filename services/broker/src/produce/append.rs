@@ -153,6 +153,8 @@ impl Write {
             return Progress::Done;
         }
         let log = self.partition.log();
+        // Both before the role: if that is still the one of the append, no later leader had its hand in them.
+        let (high_watermark, stable) = (log.high_watermark(), self.partition.stable_offset());
         let Some(role) = self.partition.leading().filter(|role| role.leader_epoch == self.leader_epoch)
         else {
             // The next leader may or may not have the batch; only it can say.
@@ -167,8 +169,8 @@ impl Write {
             return Progress::Failed(error);
         }
         // The watermark alone is not enough: it may be from before write caching was switched off.
-        let stable = role.settings.write_caching || self.partition.stable_offset() > self.last_offset;
-        if log.high_watermark() > self.last_offset && stable {
+        let stable = role.settings.write_caching || stable > self.last_offset;
+        if high_watermark > self.last_offset && stable {
             return Progress::Done;
         }
         if log.log_is_failed() {
