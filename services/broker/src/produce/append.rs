@@ -57,7 +57,7 @@ pub fn append_batch(
     field: &str,
 ) -> Result<Write, ApiError> {
     let settings = &role.settings;
-    if acks == Acks::All && role.isr.len() < settings.min_insync_replicas {
+    if acks == Acks::All && role.isr.len() < role.min_isr() {
         return Err(not_enough(ErrorCode::NotEnoughReplicas, role, "; nothing was appended"));
     }
     let limits = Limits {
@@ -139,7 +139,7 @@ fn not_enough(code: ErrorCode, role: &Role, what: &str) -> ApiError {
         format!(
             "{} replicas are in sync, min.insync.replicas asks for {}{what}",
             role.isr.len(),
-            role.settings.min_insync_replicas
+            role.min_isr()
         ),
     )
 }
@@ -164,7 +164,7 @@ impl Write {
             ));
         };
         // With fewer members than asked for the watermark stands still, or stands for less than was asked (KIP-966).
-        if role.isr.len() < role.settings.min_insync_replicas {
+        if role.isr.len() < role.min_isr() {
             let error = not_enough(ErrorCode::NotEnoughReplicasAfterAppend, &role, " after the append");
             return Progress::Failed(error);
         }

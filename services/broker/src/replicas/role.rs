@@ -50,12 +50,19 @@ impl Role {
         }
     }
 
+    /// How many replicas must be in sync for acks=all: the same as for the high watermark to move, so that no write is taken that
+    /// cannot be committed, and none is refused that can.
+    pub fn min_isr(&self) -> usize {
+        self.terms().min_isr()
+    }
+
     /// What of it the leader's state is told.
     pub(super) fn terms(&self) -> Terms<'_> {
         Terms {
             leader_epoch: self.leader_epoch,
             partition_epoch: self.partition_epoch,
             replicas: &self.replicas,
+            adding: &self.adding,
             isr: &self.isr,
             min_insync_replicas: self.settings.min_insync_replicas,
             write_caching: self.settings.write_caching,

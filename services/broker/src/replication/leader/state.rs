@@ -35,12 +35,24 @@ pub struct Terms<'a> {
     pub partition_epoch: PartitionEpoch,
     /// Every replica.
     pub replicas: &'a [BrokerId],
+    /// The replicas that are being added.
+    pub adding: &'a [BrokerId],
     /// The replicas in sync.
     pub isr: &'a [BrokerId],
     /// `min.insync.replicas`.
     pub min_insync_replicas: usize,
     /// `write.caching`.
     pub write_caching: bool,
+}
+
+impl Terms<'_> {
+    /// How many replicas must be in sync for anything to be committed: `min.insync.replicas`, but not more than the partition has.
+    /// Those that are being added do not count, as they do not for the controllers (core's `PartitionImage::min_insync`): a
+    /// partition that grows can be written to meanwhile.
+    pub fn min_isr(&self) -> usize {
+        let settled = self.replicas.iter().filter(|id| !self.adding.contains(id));
+        effective_min_insync(self.min_insync_replicas, settled.count())
+    }
 }
 
 /// One partition's leader.
@@ -116,7 +128,7 @@ impl LeaderState {
 
     fn take(&mut self, terms: &Terms<'_>, now: Instant) {
         let before = std::mem::replace(&mut self.isr, terms.isr.to_vec());
-        self.min_isr = effective_min_insync(terms.min_insync_replicas, terms.replicas.len());
+        self.min_isr = terms.min_isr();
         self.write_caching = terms.write_caching;
         self.followers.retain(|follower| terms.replicas.contains(&follower.id));
         for &id in terms.replicas {

@@ -19,6 +19,7 @@ fn who(id: i32) -> BrokerRef {
 
 struct Setup {
     replicas: Vec<BrokerId>,
+    adding: Vec<BrokerId>,
     isr: Vec<BrokerId>,
     partition_epoch: i32,
     min: usize,
@@ -27,7 +28,14 @@ struct Setup {
 
 impl Setup {
     fn new(isr: &[i32]) -> Setup {
-        Setup { replicas: ids(&[1, 2, 3]), isr: ids(isr), partition_epoch: 5, min: 1, write_caching: false }
+        Setup {
+            replicas: ids(&[1, 2, 3]),
+            adding: Vec::new(),
+            isr: ids(isr),
+            partition_epoch: 5,
+            min: 1,
+            write_caching: false,
+        }
     }
 
     fn terms(&self) -> Terms<'_> {
@@ -35,6 +43,7 @@ impl Setup {
             leader_epoch: LeaderEpoch(3),
             partition_epoch: PartitionEpoch(self.partition_epoch),
             replicas: &self.replicas,
+            adding: &self.adding,
             isr: &self.isr,
             min_insync_replicas: self.min,
             write_caching: self.write_caching,
@@ -85,6 +94,9 @@ fn with_fewer_in_sync_than_asked_for_nothing_becomes_committed() {
     // More than there are replicas cannot be asked for here.
     let alone = Setup { replicas: ids(&[1]), min: 2, ..Setup::new(&[1]) };
     assert_eq!(alone.lead(0, now).high_watermark(Offset(0), at(10, 10)), Offset(10));
+    // Nor of those that are not there yet.
+    let growing = Setup { adding: ids(&[2, 3]), min: 2, ..Setup::new(&[1]) };
+    assert_eq!(growing.lead(0, now).high_watermark(Offset(0), at(10, 10)), Offset(10));
 }
 
 #[test]
