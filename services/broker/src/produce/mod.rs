@@ -124,7 +124,18 @@ impl Appender {
             let tp = partition.topic_partition();
             return Err(node.not_led_here(tp.topic.as_str(), tp.partition.get()));
         };
-        append_batch(partition, &role, bytes, terms.acks, node.config.limits.max_inflated_bytes, now, field)
+        let most = node.config.limits.max_inflated_bytes;
+        append_batch(partition, &role, bytes, terms.acks, most, now, field).map_err(|error| {
+            match error.code {
+                // The role went while the batch was checked. Nothing was appended, and only an error that says where to go tells
+                // that: without, it reads as of a write whose leader changed before the acks.
+                ErrorCode::NotLeader | ErrorCode::FencedLeaderEpoch => {
+                    let tp = partition.topic_partition();
+                    node.not_led_here(tp.topic.as_str(), tp.partition.get())
+                }
+                _ => error,
+            }
+        })
     }
 
     fn partition(&mut self, node: &Node, topic: &str, partition: i32) -> Result<Arc<Partition>, ApiError> {
