@@ -294,6 +294,11 @@ impl Partition {
         state.is_holding()
     }
 
+    /// Whether the high watermark is held back for a follower that may join.
+    pub fn is_holding(&self) -> bool {
+        self.leader().as_ref().is_some_and(LeaderState::is_holding)
+    }
+
     fn leader(&self) -> MutexGuard<'_, Option<LeaderState>> {
         // Every change under this lock is a whole one.
         self.leader.lock().unwrap_or_else(PoisonError::into_inner)

@@ -113,6 +113,8 @@ impl Keeper {
                 self.waiting.remove(&key);
                 continue;
             }
+            // Whatever is on its way: it may take long, and nobody else gives up on those who do not come.
+            holding |= partition.release_holds();
             // One request at a time; the others are looked at when its answer comes.
             let free = self.sending.is_none() && changes.len() < MAX_PARTITION_CHANGES;
             if !free {
@@ -122,7 +124,7 @@ impl Keeper {
             if let Some(proposal) = partition.propose_isr(own_epoch, max_lag, active) {
                 changes.push((Arc::clone(&partition), proposal));
             }
-            holding |= partition.release_holds();
+            holding |= partition.is_holding();
             let complete = {
                 let role = partition.role();
                 role.isr.len() == role.replicas.len()
