@@ -47,14 +47,14 @@ impl ControllerLink {
         remove_voter(RemoveVoterRequest) -> RemoveVoterResponse;
     }
 
-    /// Changes the ISR of partitions that this broker leads. What was lost on the way may be sent again: a change names the
-    /// partition's epoch, so it is made once.
+    /// Changes the ISR of partitions that this broker leads, in one attempt. The caller makes the next: after one whose outcome was
+    /// not heard, a refusal of a later one says nothing of the earlier, which may come into force yet.
     pub async fn alter_partitions(
         &self,
         request: internal::AlterPartitionsRequest,
         within: Duration,
     ) -> Result<internal::AlterPartitionsResponse, ApiError> {
-        self.call(Repeat::Safe, within, |target| {
+        self.call(Repeat::Not, within, |target| {
             let mut client = ControllerLink::controller(&target.channel);
             let request = timed(request.clone(), within);
             async move { Ok(client.alter_partitions(request).await?.into_inner()) }

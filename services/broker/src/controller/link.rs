@@ -41,6 +41,8 @@ pub enum Repeat {
     Safe,
     /// Only if a controller said that it did nothing, or was never reached.
     IfRefused,
+    /// Never: whoever calls must know what came of each attempt.
+    Not,
 }
 
 /// A controller to call.
@@ -169,7 +171,11 @@ impl ControllerLink {
             };
             self.addresses.turn_from(&address);
             tried += 1;
-            let again = refused || repeat == Repeat::Safe;
+            let again = match repeat {
+                Repeat::Safe => true,
+                Repeat::IfRefused => refused,
+                Repeat::Not => false,
+            };
             // The next one at once, and a pause when all of them were asked.
             let rest = if tried % self.addresses.len() == 0 { pause } else { Duration::ZERO };
             if !again || Instant::now() + rest >= deadline {
