@@ -91,7 +91,15 @@ impl Heartbeats {
                     if lasted {
                         pause = self.link.intervals().retry_first;
                     }
-                    Some(error)
+                    match error.code {
+                        ErrorCode::BrokerNotRegistered | ErrorCode::StaleBrokerEpoch => Some(error),
+                        // Much of the broker's time is gone by now: the next session may fail the same way, so first a sign of
+                        // life through whoever can be reached.
+                        _ => {
+                            tracing::debug!(broker = %self.who.node_id, %error, "the session is over");
+                            self.beat_once().await.err()
+                        }
+                    }
                 }
                 // Whoever can be reached hands it on to the leader.
                 Err(error) => {
@@ -137,7 +145,10 @@ impl Heartbeats {
                         (waiting, lasted) = (None, true);
                         next = Instant::now() + self.take(answer);
                     }
-                    Err(error) => return (error, lasted),
+                    Err(error) => {
+                        self.link.addresses().turn_from(&session.controller);
+                        return (error, lasted);
+                    }
                 },
                 () = tokio::time::sleep_until(wake) => {
                     if !due {
