@@ -205,12 +205,6 @@ pub(super) fn unreachable(address: &str, why: &str) -> ApiError {
     )
 }
 
-/// Whether a status is the other side's word that it is of no use now.
-pub(super) fn is_unavailable(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded)
-}
-
-/// Whether a call failed because there was no connection: then the other side never saw it.
 /// A controller that may have got the call, and gave no answer.
 fn unanswered(address: &str, why: &str) -> ApiError {
     ApiError::new(
@@ -221,6 +215,12 @@ fn unanswered(address: &str, why: &str) -> ApiError {
     )
 }
 
+/// Whether a status is the other side's word that it is of no use now.
+pub(super) fn is_unavailable(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded)
+}
+
+/// Whether a call failed because there was no connection: then the other side never saw it.
 pub fn was_not_sent(status: &Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {

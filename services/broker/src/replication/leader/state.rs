@@ -200,6 +200,11 @@ impl LeaderState {
         Ok(())
     }
 
+    /// Whether this incarnation follows here: it has said where it is since it became a replica.
+    pub fn hears(&self, who: BrokerRef) -> bool {
+        self.followers.iter().any(|follower| follower.id == who.id && follower.epoch == Some(who.epoch))
+    }
+
     fn follower(&mut self, who: BrokerRef) -> Result<&mut Follower, Stale> {
         let follower =
             self.followers.iter_mut().find(|follower| follower.id == who.id).ok_or(Stale::NoReplica)?;
@@ -214,11 +219,6 @@ impl LeaderState {
     pub fn high_watermark(&self, current: Offset, own: ReplicaProgress) -> Offset {
         if !may_commit(self.isr.len(), self.min_isr) {
             return current;
-    /// Whether this incarnation follows here: it has said where it is since it became a replica.
-    pub fn hears(&self, who: BrokerRef) -> bool {
-        self.followers.iter().any(|follower| follower.id == who.id && follower.epoch == Some(who.epoch))
-    }
-
         }
         let members = || self.followers.iter().filter(|follower| self.holds_back(follower));
         if members().any(|follower| follower.progress.is_none()) {
