@@ -58,10 +58,13 @@ fn many_partitions_are_created_and_change_their_leaders() {
     });
     println!("a broker killed: all its leaders elsewhere after {:.1} s", begun.elapsed().as_secs_f64());
     cluster.cli(&["produce", topics.last().unwrap()]).input("one\ntwo\nthree\n").run().ok();
+    let begun = Instant::now();
     cluster.broker(victim).start();
+    println!("it serves again after {:.1} s", begun.elapsed().as_secs_f64());
     for topic in &topics {
         cluster.await_in_sync(topic);
     }
+    println!("and all its replicas are in sync after {:.1} s", begun.elapsed().as_secs_f64());
 }
 
 fn resident_bytes(pid: u32) -> u64 {
