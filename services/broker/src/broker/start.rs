@@ -184,9 +184,9 @@ fn run_parts(supervisor: &Supervisor, node: &Arc<Node>, who: Introduction, goodb
         cluster_id,
         dialer: node.dialer.clone(),
         metadata: Arc::clone(&node.metadata),
+        own_epoch: node.controller.watch_epoch(),
         replicas: replicas(),
         clock: clock(),
-        own_epoch: node.controller.watch_epoch(),
         config: FollowerConfig {
             throttled_rate: Some(node.config.replication.throttled_rate),
             ..FollowerConfig::default()

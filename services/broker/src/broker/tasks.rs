@@ -11,7 +11,6 @@ use thalweg_runtime::{Shutdown, blocking};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinError;
 
-/// Brings the partitions in line with each new image, one after the other; those that pile up meanwhile are one. In quiet
 /// This process's own registration.
 pub struct Own {
     /// The broker.
@@ -29,13 +28,14 @@ impl Own {
     }
 }
 
+/// Brings the partitions in line with each new image, one after the other; those that pile up meanwhile are one. In quiet
 /// times it tries the logs that could not be opened again.
-pub async fn follow_metadata(
 ///
 /// An image in which this broker is registered more newly waits: its roles may be meant for another process, with other logs.
 /// Either word of an own new registration comes, or the heartbeats end this one.
-    replicas: Arc<ReplicaManager>,
+pub async fn follow_metadata(
     own: Own,
+    replicas: Arc<ReplicaManager>,
     metadata: Arc<MetadataStore>,
     clock: Arc<dyn Clock>,
     reopen: Duration,
@@ -48,15 +48,15 @@ pub async fn follow_metadata(
                 Ok(()) => Some(metadata.snapshot()),
                 Err(_) => return Ok(()),
             },
-            () = tokio::time::sleep(reopen) => None,
             Ok(()) = registered.changed() => Some(metadata.snapshot()),
+            () = tokio::time::sleep(reopen) => None,
             () = shutdown.triggered() => return Ok(()),
         };
-        let (replicas, clock) = (Arc::clone(&replicas), Arc::clone(&clock));
         if image.as_ref().is_some_and(|image| own.is_replaced(image)) {
             tracing::warn!(broker = %own.id, "this broker is registered anew; its roles wait until it is known by whom");
             continue;
         }
+        let (replicas, clock) = (Arc::clone(&replicas), Arc::clone(&clock));
         let work = move || match image {
             Some(image) => replicas.reconcile(&image, &*clock),
             None => replicas.retry_failed(&*clock),
