@@ -15,6 +15,9 @@ use tokio::time::{Instant, timeout};
 /// What the Raft node answers to a command.
 pub type Outcome = Result<Response, Refusal>;
 
+/// What came of a command: the version of the image that holds it, and the answer.
+pub type Proposed = Result<(MetadataVersion, Response), ApiError>;
+
 /// The Raft group, and the image that it agrees on.
 #[derive(Clone)]
 pub struct Quorum {
@@ -31,7 +34,7 @@ impl Quorum {
 
     /// Proposes a command; answers when it is applied, with the version of the image that holds it. Refused with
     /// `STORAGE_ERROR` before it reaches the group while the disk is nearly full.
-    pub async fn propose(&self, command: &Command) -> Result<(MetadataVersion, Response), ApiError> {
+    pub async fn propose(&self, command: &Command) -> Proposed {
         self.disk.check(command, Instant::now())?;
         let encoded = codec::encode_command(command);
         let bytes = encoded.map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.to_string()))?;
