@@ -3,6 +3,7 @@
 use crate::config::PROPOSE_TIMEOUT;
 use crate::peers::Peers;
 use crate::quorum::{Quorum, no_leader};
+use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use thalweg_raft::{RaftStatus, Role};
 use thalweg_runtime::{Dialer, RequestDeadline};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, ConnectError, Request, Response, Status};
 
 /// Marks a call that was forwarded: it is not forwarded again, so that two controllers that each take the other for the leader
 /// do not pass it to and fro.
@@ -87,6 +88,9 @@ impl Router {
     }
 
     /// Waits for the leader's answer, for as long as it is the leader. Where it said nothing, this controller says why.
+    ///
+    /// `CONTROLLER_NOT_AVAILABLE` is the word that nothing happened: callers repeat then what must not be done twice. It is
+    /// said only of a call that was never sent.
     pub async fn answer<T>(
         &self,
         leader: NodeId,
@@ -97,35 +101,26 @@ impl Router {
             answer = call => answer,
             // A machine that stands still answers nothing, and its connection ends long after the election.
             _ = status.wait_for(|status| status.leader != Some(leader)) => {
-                Err(Status::unavailable("it leads no more; the change may still happen"))
+                Err(Status::unavailable("it leads no more"))
             }
         };
-        let status = match answer {
+        let shared = &self.shared;
+        match answer {
             Ok(response) => {
-                self.shared.failures.store(0, Ordering::Relaxed);
-                return Ok(Response::new(response.into_inner()));
+                shared.failures.store(0, Ordering::Relaxed);
+                Ok(Response::new(response.into_inner()))
             }
-            Err(status) => status,
-        };
-        if let Some(error) = ApiError::from_status(&status) {
-            self.shared.failures.store(0, Ordering::Relaxed);
-            return Err(error.to_status());
+            Err(status) => {
+                let failed = Failed::from(&status);
+                if failed == Failed::ByItsWord {
+                    shared.failures.store(0, Ordering::Relaxed);
+                } else if failed != Failed::Late {
+                    shared.failures.fetch_add(1, Ordering::Relaxed);
+                    *shared.leader.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                }
+                Err(failed.error(&status).to_status())
+            }
         }
-        let error = match status.code() {
-            Code::DeadlineExceeded | Code::Cancelled => ApiError::new(
-                ErrorCode::RequestTimedOut,
-                "the leading controller did not answer in time; the change may still happen: look before you retry",
-            ),
-            _ => {
-                self.shared.failures.fetch_add(1, Ordering::Relaxed);
-                *self.shared.leader.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                ApiError::new(
-                    ErrorCode::ControllerNotAvailable,
-                    format!("the leading controller cannot be reached ({}); try again", status.message()),
-                )
-            }
-        };
-        Err(error.to_status())
     }
 
     /// The connection to the leader, kept for as long as it is the leader.
@@ -152,6 +147,69 @@ impl Router {
     }
 }
 
+/// How a call to the leader failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failed {
+    /// It said why.
+    ByItsWord,
+    /// It never saw the call.
+    NotSent,
+    /// It did not answer in time.
+    Late,
+    /// It may have seen the call, and no answer will come: the connection broke, or it leads no more.
+    Broken,
+}
+
+impl From<&Status> for Failed {
+    fn from(status: &Status) -> Failed {
+        let code = status.code();
+        if ApiError::from_status(status).is_some() {
+            Failed::ByItsWord
+        } else if was_not_sent(status) || code == Code::Unimplemented {
+            Failed::NotSent
+        } else if matches!(code, Code::DeadlineExceeded | Code::Cancelled) {
+            Failed::Late
+        } else {
+            Failed::Broken
+        }
+    }
+}
+
+impl Failed {
+    fn error(self, status: &Status) -> ApiError {
+        let message = status.message();
+        match (ApiError::from_status(status), self) {
+            (Some(error), _) => error,
+            (None, Failed::NotSent) => ApiError::new(
+                ErrorCode::ControllerNotAvailable,
+                format!("the leading controller cannot be reached ({message}); try again"),
+            ),
+            (None, Failed::Late) => ApiError::new(
+                ErrorCode::RequestTimedOut,
+                "the leading controller did not answer in time; the change may still happen: look before you retry",
+            ),
+            (None, Failed::ByItsWord | Failed::Broken) => ApiError::new(
+                ErrorCode::RequestTimedOut,
+                format!(
+                    "the leading controller gave no answer ({message}); the change may still happen: look before you retry"
+                ),
+            ),
+        }
+    }
+}
+
+/// Whether a call failed because there was no connection: then the other side never saw it.
+fn was_not_sent(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
 /// Serves a call here with `$here(request)` if this controller leads, else passes it on by the client's method.
 macro_rules! routed {
     ($router:expr, $request:expr, $client:ident :: $method:ident, $here:expr) => {
@@ -170,3 +228,34 @@ macro_rules! routed {
     };
 }
 pub(crate) use routed;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a caller is told of this.
+    fn told(status: &Status) -> ErrorCode {
+        Failed::from(status).error(status).code
+    }
+
+    #[test]
+    fn only_what_certainly_did_not_happen_is_said_to_be_refused() {
+        let unsent = ConnectError(Box::new(std::io::Error::other("connection refused")));
+        let mut unsent = Status::from_error(Box::new(unsent));
+        assert_eq!(told(&unsent), ErrorCode::ControllerNotAvailable);
+        unsent = no_leader().to_status();
+        assert_eq!(told(&unsent), ErrorCode::ControllerNotAvailable, "its own word");
+        let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        for status in [
+            Status::from_error(Box::new(broken)),
+            Status::unavailable("it leads no more"),
+            Status::unknown("h2 protocol error"),
+            Status::deadline_exceeded("too late"),
+            Status::cancelled("stopped"),
+        ] {
+            assert_eq!(told(&status), ErrorCode::RequestTimedOut, "{status}");
+        }
+        let refused = ApiError::new(ErrorCode::TopicAlreadyExists, "there").to_status();
+        assert_eq!(told(&refused), ErrorCode::TopicAlreadyExists);
+    }
+}
