@@ -3,7 +3,7 @@
 use crate::checkpoint::{
     self, HIGH_WATERMARK_CHECKPOINT, LOG_START_CHECKPOINT, PartitionOffset, RECOVERY_POINT_CHECKPOINT,
 };
-use crate::committer::CommitQueue;
+use crate::committer::{Bell, CommitQueue};
 use crate::error::StorageError;
 use crate::log::Log;
 use crate::state_file::StateFileError;
@@ -13,22 +13,31 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use thalweg_core::{Offset, TopicPartition};
 
-#[derive(Debug)]
 pub(crate) struct Volume {
     pub storage: Arc<dyn Storage>,
     pub path: PathBuf,
     pub queue: CommitQueue,
     failure: OnceLock<String>,
+    /// Rung when the directory fails.
+    alarm: Mutex<Option<Bell>>,
     logs: Mutex<BTreeMap<TopicPartition, Weak<Log>>>,
     /// What was written last. One at a time, so that an older state never replaces a newer one.
     checkpoints: Mutex<BTreeMap<&'static str, Vec<PartitionOffset>>>,
 }
 
+impl std::fmt::Debug for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut out = f.debug_struct("Volume");
+        out.field("path", &self.path).field("failure", &self.failure.get()).finish_non_exhaustive()
+    }
+}
+
 impl Volume {
     pub fn new(storage: Arc<dyn Storage>, path: PathBuf) -> Arc<Volume> {
         let queue = CommitQueue::default();
-        let (failure, logs, checkpoints) = (OnceLock::new(), Mutex::default(), Mutex::default());
-        Arc::new(Volume { storage, path, queue, failure, logs, checkpoints })
+        let (failure, alarm) = (OnceLock::new(), Mutex::default());
+        let (logs, checkpoints) = (Mutex::default(), Mutex::default());
+        Arc::new(Volume { storage, path, queue, failure, alarm, logs, checkpoints })
     }
 
     /// The first failure, if the directory failed.
@@ -48,10 +57,27 @@ impl Volume {
     pub fn fail(&self, reason: &dyn std::fmt::Display) {
         if self.failure.set(reason.to_string()).is_ok() {
             tracing::error!(dir = %self.path.display(), error = %reason, "data directory failed, no more writes");
+            let alarm = self.alarm().clone();
+            if let Some(ring) = alarm {
+                ring();
+            }
         }
         for log in self.logs() {
             log.tell_failed();
         }
+    }
+
+    /// Calls `bell` when the directory fails, at once if it did. The last one counts.
+    pub fn on_failure(&self, bell: &Bell) {
+        // Under the lock: a failure beside this either finds the bell or is found here.
+        *self.alarm() = Some(Arc::clone(bell));
+        if self.failure().is_some() {
+            bell();
+        }
+    }
+
+    fn alarm(&self) -> std::sync::MutexGuard<'_, Option<Bell>> {
+        self.alarm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn register(&self, log: &Arc<Log>) {

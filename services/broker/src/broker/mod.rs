@@ -122,14 +122,18 @@ impl BrokerHandle {
         let ended = supervisor.join(within).await;
         let (logs, epoch) = (Arc::clone(node.replicas.logs()), node.controller.epoch());
         let closing = blocking::run(move || logs.close(epoch));
-        match tokio::time::timeout(within, closing).await {
-            Ok(Ok(closed)) => closed?,
+        let closed = match tokio::time::timeout(within, closing).await {
+            Ok(Ok(closed)) => closed.map_err(BrokerError::from),
             Ok(Err(error)) => {
                 tracing::error!(%error, "closing the logs panicked");
+                Ok(())
             }
-            Err(_) => return Err(BrokerError::CloseTimedOut(within)),
-        }
+            Err(_) => Err(BrokerError::CloseTimedOut(within)),
+        };
+        // What ended it says more than what followed: the log of a failed disk cannot be closed either.
+        ended?;
+        closed?;
         tracing::info!(broker = %node.config.node_id, "broker stopped");
-        Ok(ended?)
+        Ok(())
     }
 }

@@ -178,6 +178,8 @@ fn run_parts(supervisor: &Supervisor, node: &Arc<Node>, who: Introduction, goodb
         "housekeeping",
         tasks::housekeeping(logs, clock(), intervals.housekeeping, shutdown()),
     );
+    let logs = Arc::clone(node.replicas.logs());
+    supervisor.spawn_critical("data-directories", tasks::watch_dirs(logs, shutdown()));
     supervisor.spawn_critical("isr", isr::keep(Arc::clone(node)));
     let seams = FollowerSeams {
         me: node.config.node_id,

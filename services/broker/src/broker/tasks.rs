@@ -2,6 +2,7 @@
 
 use crate::metadata::MetadataStore;
 use crate::replicas::ReplicaManager;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thalweg_core::metadata::MetadataImage;
@@ -97,6 +98,34 @@ pub async fn housekeeping(
         }
         let (logs, now) = (Arc::clone(&logs), clock.now());
         blocking::run(move || logs.housekeeping(now)).await?;
+    }
+}
+
+/// Why a broker ends by itself. A restart helps once the disk is well: the logs are recovered then.
+#[derive(Debug, thiserror::Error)]
+#[error("the data directory {} failed: {reason}", dir.display())]
+pub struct DirFailure {
+    dir: PathBuf,
+    reason: String,
+}
+
+/// Ends with an error as soon as a data directory fails (catalogue 12), and the broker with it: one that went on would lead, and
+/// count as in sync, without being able to append, while healthy replicas stand by. As it says no goodbye and leaves no mark of a
+/// clean stop, its broken session fences it and others take over.
+///
+/// With several directories the first failure ends the broker, too: the metadata does not know which replicas lie where, so that
+/// giving up those of one directory alone (KIP-112) has no words yet.
+pub async fn watch_dirs(logs: Arc<LogManager>, shutdown: Shutdown) -> Result<(), DirFailure> {
+    let failed = Arc::new(Notify::new());
+    let bell = Arc::clone(&failed);
+    logs.on_dir_failure(Arc::new(move || bell.notify_one()));
+    tokio::select! {
+        () = failed.notified() => match logs.failed_dir() {
+            Some((dir, reason)) => Err(DirFailure { dir, reason }),
+            // Only a failure rings. The supervisor knows what to do with a critical task that ends.
+            None => Ok(()),
+        },
+        () = shutdown.triggered() => Ok(()),
     }
 }
 

@@ -183,3 +183,37 @@ async fn a_thousand_partitions_are_created_and_opened() {
     assert_eq!(cluster.broker.as_ref().unwrap().replicas().len(), 1000);
     assert_eq!(cluster.values("t", 999).await, [(0, "a".into())]);
 }
+
+#[tokio::test]
+async fn a_failed_disk_ends_the_broker_with_the_reason_and_a_full_one_does_not() {
+    // Catalogue 12: a broker that cannot append must not go on leading.
+    let mut cluster = Cluster::start().await;
+    cluster.topic("t", 1, &[]).await;
+    let produce = |value: &'static str| {
+        let request = produce_batch("t", 0, batch(&[value]), v1::Acks::All);
+        let producer = cluster.producer();
+        async move { { producer }.produce(request).await }
+    };
+    produce("a").await.unwrap();
+    let sim = cluster.storage.sim.clone();
+    sim.set_capacity(Some(sim.used_bytes()));
+    let large: &'static str = Box::leak("x".repeat(900_000).into_boxed_str());
+    // The first may fit into what is reserved.
+    let _ = produce(large).await;
+    assert_eq!(api_error(&produce(large).await.unwrap_err()).code, ErrorCode::StorageError);
+    sim.set_capacity(None);
+    produce("b").await.unwrap();
+    sim.fail_next_sync();
+    // Either the failure or the end of the broker is told.
+    assert!(produce("c").await.is_err());
+    // Nobody asked it to stop.
+    let broker = cluster.broker.take().unwrap();
+    let error = tokio::time::timeout(LONG, broker.join()).await.unwrap().unwrap_err();
+    assert!(matches!(error, thalweg_broker::BrokerError::Task(_)), "{error}");
+    assert!(error.to_string().contains("the data directory /data failed"), "{error}");
+    assert_eq!(cluster.controller.goodbyes.load(Ordering::Relaxed), 0, "it is fenced, it does not leave");
+    cluster.restart().await;
+    assert_eq!(cluster.controller.clean_epochs.lock().unwrap().last(), Some(&None), "no clean stop");
+    let values: Vec<_> = cluster.values("t", 0).await.into_iter().map(|(_, value)| value).collect();
+    assert!(["a", "b"].iter().all(|value| values.iter().any(|found| found == value)), "{}", values.len());
+}

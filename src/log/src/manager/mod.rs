@@ -170,6 +170,17 @@ impl LogManager {
         epochs.all(|epoch| epoch == Some(first)).then_some(first)
     }
 
+    /// The first data directory that failed, and why; `None` if all are in use.
+    pub fn failed_dir(&self) -> Option<(PathBuf, String)> {
+        let failed = |dir: &DataDir| Some((dir.path().to_owned(), dir.volume.failure()?.to_owned()));
+        self.dirs.iter().find_map(failed)
+    }
+
+    /// Calls `bell` when a data directory fails, at once if one did. It must return at once.
+    pub fn on_dir_failure(&self, bell: Arc<dyn Fn() + Send + Sync>) {
+        self.dirs.iter().for_each(|dir| dir.volume.on_failure(&bell));
+    }
+
     /// Calls `bell` whenever a log asks for a sync and none did before, with [`CommitMode::Manual`]. It must return at once; the
     /// first one counts.
     pub fn on_sync_request(&self, bell: Arc<dyn Fn() + Send + Sync>) {

@@ -8,12 +8,13 @@ use futures_util::future::try_join_all;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use thalweg_broker::{Broker, BrokerConfig, BrokerHandle, WallClock};
+use thalweg_broker::{Broker, BrokerConfig, BrokerError, BrokerHandle, WallClock};
 use thalweg_controller::{Controller, ControllerConfig, Voter};
 use thalweg_core::metadata::Endpoint;
 use thalweg_core::{BrokerId, NodeId};
 use thalweg_log::storage::OsStorage;
 use thalweg_runtime::Shutdown;
+use tokio::task::{JoinError, JoinSet};
 
 /// The port of the first of several controllers lies so far behind that of the first broker, as in the defaults of
 /// `thalweg controller` and `thalweg broker`.
@@ -37,27 +38,36 @@ pub async fn run(args: DevArgs) -> Result<(), CliError> {
     let addresses: Vec<String> = controllers.iter().map(|one| one.listen_addr().to_string()).collect();
     let mut brokers = Vec::new();
     let mut result = start_brokers(&args, listen, &addresses, &process.shutdown, &mut brokers).await;
-    if result.is_ok() {
+    let started = result.is_ok();
+    if started {
         greet(&brokers);
+    }
+    let mut stopping: JoinSet<_> = brokers.into_iter().map(BrokerHandle::join).collect();
+    if started {
         // Either may die on its own; then the other is stopped too.
         tokio::select! {
             () = process.shutdown.triggered() => {}
             () = controllers_shutdown.triggered() => {}
+            // A broker that lost its disk, or a part of it.
+            Some(ended) = stopping.join_next() => result = stopped(ended),
         }
     }
     process.shutdown.trigger();
-    let stopping: Vec<_> = brokers.into_iter().map(|broker| tokio::spawn(broker.join())).collect();
-    for broker in stopping {
-        result = result.and(match broker.await {
-            Ok(stopped) => stopped.map_err(CliError::failed),
-            Err(died) => Err(CliError::failed(format_args!("a broker's stop died: {died}"))),
-        });
+    while let Some(ended) = stopping.join_next().await {
+        result = result.and(stopped(ended));
     }
     controllers_shutdown.trigger();
     for controller in controllers {
         result = result.and(controller.join().await.map_err(CliError::failed));
     }
     result
+}
+
+fn stopped(ended: Result<Result<(), BrokerError>, JoinError>) -> Result<(), CliError> {
+    match ended {
+        Ok(stopped) => stopped.map_err(CliError::failed),
+        Err(died) => Err(CliError::failed(format_args!("a broker's stop died: {died}"))),
+    }
 }
 
 async fn start_controllers(
