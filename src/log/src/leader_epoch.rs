@@ -204,9 +204,9 @@ impl LeaderEpochFile {
         Ok(())
     }
 
-    /// [`LeaderEpochs::truncate_from_end`], on disk first.
+    /// [`LeaderEpochs::truncate_from_end`], on disk first. After an error the file may lack what is in memory from `end` on.
     pub fn truncate_from_end(&mut self, end: Offset) -> Result<bool, StateFileError> {
-        self.update(|epochs| epochs.truncate_from_end(end))
+        self.update(|epochs| epochs.truncate_from_end(end)).inspect_err(|_| self.doubt(end))
     }
 
     /// [`LeaderEpochs::truncate_from_start`], on disk first.
@@ -214,13 +214,19 @@ impl LeaderEpochFile {
         self.update(|epochs| epochs.truncate_from_start(start))
     }
 
-    /// Forgets everything, on disk first.
+    /// Forgets everything, on disk first. After an error the file may lack all that is in memory.
     pub fn clear(&mut self) -> Result<bool, StateFileError> {
-        self.update(|epochs| {
+        let cleared = self.update(|epochs| {
             let changed = epochs.latest().is_some();
             epochs.clear();
             changed
-        })
+        });
+        cleared.inspect_err(|_| self.doubt(Offset::ZERO))
+    }
+
+    /// The file may already be the shorter one: it is wrong from there on until it is written again.
+    fn doubt(&mut self, from: Offset) {
+        self.unwritten_from = Some(self.unwritten_from.map_or(from, |before| before.min(from)));
     }
 
     fn update(&mut self, change: impl FnOnce(&mut LeaderEpochs) -> bool) -> Result<bool, StateFileError> {

@@ -3,16 +3,29 @@
 use super::{Appender, Life, Log, LogMode, producers};
 use crate::error::{ReadError, StorageError};
 use crate::producer_state::ProducerStates;
+use crate::segment::Segment;
+use crate::state_file::StateFileError;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use thalweg_core::{LeaderEpoch, Offset};
+
+/// Where a log is cut.
+struct Place {
+    /// How many segments are left.
+    keep: usize,
+    /// The last one's new size.
+    position: u64,
+    /// The log's new end.
+    end: Offset,
+}
 
 impl Log {
     /// Removes everything at or above `offset`, and the batch that holds `offset` wholly. Returns the new log end. Stable
     /// when this returns. A reader beside it sees the log before or after, nothing between. Refused with
     /// [`ReadError::Fenced`], without a change, unless the log follows in `epoch`, once [`Log::begin_epoch`] was called.
     ///
-    /// After another error the log takes no more appends until it is opened again.
+    /// An error while the small files beside the log are written, as on a full disk, changes nothing, and the call may be
+    /// repeated. One while its segments are changed is the disk's: it takes the data directory out of use.
     pub fn truncate_to(&self, offset: Offset, epoch: LeaderEpoch) -> Result<Offset, ReadError> {
         let _maintenance = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
         if offset < self.log_start_offset() {
@@ -27,7 +40,8 @@ impl Log {
             }
             return Ok(self.log_end_offset());
         }
-        self.rewrite(epoch, |appender| self.cut(appender, offset))
+        let prepare = |appender: &mut Appender| self.prepare_cut(appender, offset);
+        self.rewrite(epoch, prepare, |appender, place| self.cut(appender, place))
     }
 
     /// Cuts off what the leader does not have (KIP-101, KIP-279). `leaders` is its answer: the largest epoch it knows that is not
@@ -68,14 +82,16 @@ impl Log {
     }
 
     fn start_over(&self, offset: Offset, epoch: LeaderEpoch) -> Result<Offset, ReadError> {
-        self.rewrite(epoch, |appender| self.empty(appender, offset))
+        let prepare = |appender: &mut Appender| self.prepare_empty(appender, offset);
+        self.rewrite(epoch, prepare, |appender, new| self.empty(appender, offset, new))
     }
 
-    /// Runs a change of what was written, with readers warned.
-    fn rewrite(
+    /// Runs a change of what was written, with readers warned: first what may fail without harm, then the change itself.
+    fn rewrite<T>(
         &self,
         epoch: LeaderEpoch,
-        change: impl FnOnce(&mut Appender) -> Result<Offset, ReadError>,
+        prepare: impl FnOnce(&mut Appender) -> Result<T, ReadError>,
+        change: impl FnOnce(&mut Appender, T) -> Result<Offset, ReadError>,
     ) -> Result<Offset, ReadError> {
         // No sync may be under way: it would report what is cut away as stable.
         let _flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,10 +99,17 @@ impl Log {
         self.check_writable()?;
         self.check_fence(&appender, epoch, LogMode::Following)?;
         self.generation.fetch_add(1, Ordering::AcqRel);
-        let result = change(&mut appender);
-        if result.is_err() {
-            self.set_life(Life::Failed);
-        }
+        let result = prepare(&mut appender).and_then(|prepared| {
+            let changed = change(&mut appender, prepared);
+            if let Err(err) = &changed {
+                self.set_life(Life::Failed);
+                // Half a change cannot be told from damage but by a recovery, and that is what a restart does.
+                if matches!(err, ReadError::Storage(_)) {
+                    self.volume.fail(err);
+                }
+            }
+            changed
+        });
         self.tell_unwritten_epochs(&appender);
         self.generation.fetch_add(1, Ordering::AcqRel);
         drop(appender);
@@ -96,19 +119,22 @@ impl Log {
         result
     }
 
-    fn cut(&self, appender: &mut Appender, offset: Offset) -> Result<Offset, ReadError> {
+    fn prepare_cut(&self, appender: &mut Appender, offset: Offset) -> Result<Place, ReadError> {
         let segments = self.segments();
         let keep = segments.partition_point(|segment| segment.base() <= offset).max(1);
         let segment = &segments[keep - 1];
         let found = segment.locate(offset)?;
         let position = found.map_or(segment.size(), |batch| batch.position);
         let end = found.map_or(offset, |batch| batch.header.base_offset.min(offset));
+        // The batch that held the log's start may go as a whole.
+        self.lower(end, end, || appender.epochs.truncate_from_end(end))?;
+        Ok(Place { keep, position, end })
+    }
 
-        self.lower_ends(end)?;
-        // The batch that held the log's start went as a whole.
-        if self.log_start.fetch_min(end.get(), Ordering::AcqRel) > end.get() {
-            self.volume.lower_log_start(self.topic_partition(), end).map_err(StorageError::from)?;
-        }
+    fn cut(&self, appender: &mut Appender, place: Place) -> Result<Offset, ReadError> {
+        let Place { keep, position, end } = place;
+        let segments = self.segments();
+        let segment = &segments[keep - 1];
         self.set_segments(segments[..keep].to_vec());
         // From the end, so that a crash leaves no gap.
         for doomed in segments[keep..].iter().rev() {
@@ -118,49 +144,98 @@ impl Log {
         segment.load_index()?;
         appender.active = Arc::clone(segment);
         appender.unsynced.retain(|unsynced| unsynced.base() < segment.base());
-        appender.epochs.truncate_from_end(end).map_err(StorageError::from)?;
         self.reload_producers(appender, end)?;
         tracing::info!(partition = %self.topic_partition(), end = %end, "log truncated");
         Ok(end)
     }
 
-    fn empty(&self, appender: &mut Appender, offset: Offset) -> Result<Offset, ReadError> {
-        let segments = self.segments();
-        self.lower_ends(offset)?;
+    /// Returns the new segment, if it can be made while the old ones are there.
+    fn prepare_empty(
+        &self,
+        appender: &mut Appender,
+        offset: Offset,
+    ) -> Result<Option<Arc<Segment>>, ReadError> {
         // A new segment may get the name of one that waits for its removal.
         self.remove_doomed()?;
+        // Also where the log starts over further on: a crash between two removals must not look like a loss.
+        let end = offset.min(self.log_start_offset());
+        // Inside of the old ones a crash could take it for a gap.
+        let segments = self.segments();
+        let is_outside = offset < segments[0].base()
+            || offset > segments[segments.len() - 1].base() && offset >= self.log_end_offset();
+        let new = if is_outside { Some(self.create_segment(offset, &self.config())?) } else { None };
+        if let Err(err) = self.lower(end, offset, || appender.epochs.clear()) {
+            if let Some(new) = new {
+                // Best effort: an empty one is removed when the log is opened.
+                let _ = new.remove();
+            }
+            return Err(err.into());
+        }
+        Ok(new)
+    }
+
+    fn empty(
+        &self,
+        appender: &mut Appender,
+        offset: Offset,
+        new: Option<Arc<Segment>>,
+    ) -> Result<Offset, ReadError> {
+        let segments = self.segments();
         // The active one last: a crash leaves a shorter log, never a gap.
         for doomed in segments.iter().rev() {
             doomed.remove()?;
         }
-        let new = self.create_segment(offset, &self.config())?;
+        let new = match new {
+            Some(new) => new,
+            None => self.create_segment(offset, &self.config())?,
+        };
         self.set_segments(vec![Arc::clone(&new)]);
         appender.active = new;
         appender.active_since = appender.now;
         appender.unsynced.clear();
+        // A later start need not be written: the first segment's name tells it.
         for at in [&self.log_end, &self.log_start, &self.flushed, &self.high_watermark] {
             at.store(offset.get(), Ordering::Release);
         }
-        appender.epochs.clear().map_err(StorageError::from)?;
         let (storage, dir) = (&*self.home.storage, &self.home.dir);
         ProducerStates::delete_snapshots_before(storage, dir, Offset(i64::MAX))
             .map_err(StorageError::from)?;
         appender.producers = ProducerStates::new(offset);
-        // A later start need not be written: the first segment's name tells it.
-        self.volume.lower_log_start(self.topic_partition(), offset).map_err(StorageError::from)?;
         tracing::info!(partition = %self.topic_partition(), start = %offset, "log emptied");
         Ok(offset)
     }
 
-    /// Lowers every offset that stands above the new end. The recovery point on disk goes first: it must not vouch for
-    /// records that are written anew.
-    fn lower_ends(&self, end: Offset) -> Result<(), StorageError> {
-        for at in [&self.log_end, &self.high_watermark, &self.flushed] {
-            at.fetch_min(end.get(), Ordering::AcqRel);
+    /// Lowers every offset that stands above the new end, and the start if it is above `start`, here and in the files, and writes
+    /// the `epochs` that are left. The recovery point on disk goes first: it must not vouch for records that are written anew.
+    /// After an error, as of a full disk, everything stands as before; the files may have lower offsets, which cost a longer
+    /// recovery at most.
+    fn lower(
+        &self,
+        end: Offset,
+        start: Offset,
+        epochs: impl FnOnce() -> Result<bool, StateFileError>,
+    ) -> Result<(), StorageError> {
+        let all = [&self.log_end, &self.high_watermark, &self.flushed, &self.log_start];
+        let before = all.map(|at| at.load(Ordering::Acquire));
+        for (at, to) in all.into_iter().zip([end, end, end, start]) {
+            at.fetch_min(to.get(), Ordering::AcqRel);
         }
-        self.volume.lower_recovery_point(self.topic_partition(), end)?;
-        // Nor may the one for the high watermark call them committed.
-        self.volume.lower_high_watermark(self.topic_partition(), end)?;
+        let name = self.topic_partition();
+        let written = (|| {
+            self.volume.lower_recovery_point(name, end)?;
+            // Nor may the one for the high watermark call them committed.
+            self.volume.lower_high_watermark(name, end)?;
+            if before[3] > start.get() {
+                self.volume.lower_log_start(name, start)?;
+            }
+            epochs()
+        })();
+        if written.is_err() {
+            for (at, before) in all.into_iter().zip(before) {
+                at.fetch_max(before, Ordering::AcqRel);
+            }
+        }
+        written?;
         Ok(())
     }
 

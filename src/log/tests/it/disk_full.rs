@@ -3,6 +3,7 @@
 use crate::harness::{EPOCH, NOW, check_lookups, open, open_log, plain, read_from, small};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use thalweg_core::{ErrorCode, LeaderEpoch, Offset, Timestamp};
 use thalweg_log::storage::{FaultError, OpKind, SimStorage, Storage};
 use thalweg_log::{AppendError, Log, LogConfig, LogManager, ReadBound, StorageError};
@@ -196,4 +197,71 @@ fn delete_records_removes_the_files_even_if_nothing_can_be_written() {
         assert_eq!(segment_files(&sim), log.segment_count(), "{name}");
         assert_eq!(log.delete_records(Offset(19)).unwrap(), Offset(19));
     }
+}
+
+#[test]
+fn a_full_disk_during_a_truncation_leaves_the_log_as_it_was_or_cuts_it() {
+    let starts_over = |log: &Log, to| log.truncate_fully_and_start_at(Offset(to), EPOCH);
+    let cuts = |log: &Log, to| log.truncate_to(Offset(to), EPOCH);
+    type Change = dyn Fn(&Log, i64) -> Result<Offset, thalweg_log::ReadError>;
+    let changes: [(&Change, i64); 3] = [(&cuts, 2), (&starts_over, 100), (&starts_over, 20)];
+    for (case, (change, to)) in changes.iter().enumerate() {
+        let mut failed = 0;
+        for nth in 1..40 {
+            let (sim, manager, log, _) = expired();
+            log.update_config(LogConfig { retention_ms: None, retention_bytes: None, ..small() });
+            manager.housekeeping(NOW.saturating_add_millis(100_000_000));
+            let (size, end) = (log.size_bytes(), log.log_end_offset());
+            let kinds = [OpKind::Open, OpKind::Write, OpKind::SyncData, OpKind::Rename];
+            sim.fail_nth_on("checkpoint", &kinds, nth, FaultError::NoSpace);
+            if change(&log, *to).is_err() {
+                failed += 1;
+                assert!(!log.log_is_failed() && manager.failed_dir().is_none(), "{case} {nth}");
+                assert_eq!((log.size_bytes(), log.log_end_offset()), (size, end), "{case} {nth}");
+                assert_eq!(log.high_watermark(), end);
+                check_lookups(&log);
+                let epochs = [LeaderEpoch(0), LeaderEpoch(1)].map(|epoch| log.epoch_end_offset(epoch));
+                // A crash right behind the failure brings all of it back.
+                if nth % 2 == 0 {
+                    manager.housekeeping(NOW.saturating_add_millis(200_000_000));
+                    drop((log, manager));
+                    sim.power_cut();
+                    let storage: Arc<dyn Storage> = Arc::new(sim.clone());
+                    let manager = open(&storage, Path::new(DIR), &small()).unwrap();
+                    let log = open_log(&manager, &small()).unwrap();
+                    assert_eq!(log.recovery_report().lost_stable, None, "{case} {nth}");
+                    assert_eq!(log.log_end_offset(), end);
+                    let again = [LeaderEpoch(0), LeaderEpoch(1)].map(|epoch| log.epoch_end_offset(epoch));
+                    assert_eq!(again, epochs, "{case} {nth}");
+                    continue;
+                }
+                change(&log, *to).unwrap();
+            }
+            sim.clear_faults();
+            assert_eq!(log.log_end_offset(), Offset(*to), "{case} {nth}");
+            check_lookups(&log);
+            log.append_as_leader(&plain(NOW.as_millis(), 300), LeaderEpoch(2), NOW).unwrap();
+            check_lookups(&log);
+        }
+        assert!(failed > 3, "{case}: {failed}");
+    }
+}
+
+#[test]
+fn a_disk_that_fails_in_the_middle_of_a_truncation_is_out_of_use() {
+    let (sim, manager, log, _) = expired();
+    let listen = || {
+        let rung = Arc::new(AtomicUsize::new(0));
+        let bell = Arc::clone(&rung);
+        manager.on_dir_failure(Arc::new(move || _ = bell.fetch_add(1, Ordering::SeqCst)));
+        rung
+    };
+    let rung = listen();
+    sim.fail_nth_on(".log", &[OpKind::SetLen], 1, FaultError::Io);
+    assert!(log.truncate_to(Offset(2), EPOCH).is_err());
+    assert!(log.log_is_failed());
+    let (dir, reason) = manager.failed_dir().unwrap();
+    assert_eq!((dir.as_path(), rung.load(Ordering::SeqCst)), (Path::new(DIR), 1));
+    assert!(reason.contains("00000000000000000000.log"), "{reason}");
+    assert_eq!(listen().load(Ordering::SeqCst), 1, "who asks late hears it, too");
 }
