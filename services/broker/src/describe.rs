@@ -206,6 +206,7 @@ mod tests {
             rack: None,
             log_dirs: vec!["d".into()],
             clean_shutdown_epoch: None,
+            damaged: false,
         }));
         let Response::BrokerRegistered { epoch } = registered else { panic!("{registered:?}") };
         propose(Command::UnfenceBroker(BrokerRef { id, epoch }));

@@ -11,6 +11,9 @@ pub const LOCK_FILE: &str = ".lock";
 /// The marker's name in each data directory. It is there only between a clean stop and the next start.
 pub const CLEAN_SHUTDOWN_FILE: &str = ".kafka_cleanshutdown";
 
+/// The name of the file that says that records which were stable are gone, until the cluster knows. Not Kafka's.
+pub const DAMAGE_FILE: &str = ".thalweg_damaged";
+
 /// Why a data directory could not be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
@@ -71,6 +74,24 @@ pub fn write_clean_shutdown(
     let epoch = broker_epoch.map_or(-1, BrokerEpoch::get);
     let text = format!("{{\"version\":0,\"brokerEpoch\":{epoch}}}");
     state_file::replace(storage, &dir.join(CLEAN_SHUTDOWN_FILE), text.as_bytes())
+}
+
+/// Whether the directory lost what was stable, and nobody was told yet.
+pub fn is_damaged(storage: &dyn Storage, dir: &Path) -> Result<bool, StateFileError> {
+    let path = dir.join(DAMAGE_FILE);
+    storage.exists(&path).map_err(|err| StateFileError::new(&path, err))
+}
+
+/// Notes that the directory lost what was stable. Before the recovery points are lowered, as they are the evidence: a crash
+/// behind that must not hide it.
+pub fn mark_damaged(storage: &dyn Storage, dir: &Path) -> Result<(), StateFileError> {
+    state_file::replace(storage, &dir.join(DAMAGE_FILE), b"records that were stable are gone\n")
+}
+
+/// Takes the note away, once the cluster knows. A crash may bring it back, which costs this broker its places once more.
+pub fn forget_damage(storage: &dyn Storage, dir: &Path) -> Result<(), StateFileError> {
+    let path = dir.join(DAMAGE_FILE);
+    storage.remove_file(&path).map_err(|err| StateFileError::new(&path, err))
 }
 
 /// The epoch in the marker's JSON. An empty or odd marker (older Kafka wrote an empty one) just has none.

@@ -100,12 +100,16 @@ async fn join_cluster(
         rack: config.rack.clone(),
         log_directory_ids: logs.dir_states().iter().map(|dir| dir.id.to_string()).collect(),
         clean_shutdown_epoch: logs.clean_shutdown_epoch(),
+        damaged: logs.is_damaged(),
     };
     let within = deadline.saturating_duration_since(Instant::now());
     let registered = tokio::select! {
         registered = register(&link, &who, within, Patience::ForPredecessor) => registered?,
         () = shutdown.triggered() => return Err(StartError::Stopped),
     };
+    let told = Arc::clone(&logs);
+    // Whatever comes of it: a note that stays is told once more.
+    let _ = blocking::run(move || told.damage_told()).await;
     let own = Own { id: config.node_id, epoch: link.watch_epoch() };
     let seen = |image: &MetadataImage| image.version() >= registered && !own.is_replaced(image);
     let image = wait_for(&metadata, &shutdown, deadline, seen, || no_metadata(&config)).await?;

@@ -223,6 +223,8 @@ impl Heartbeats {
         tracing::warn!(broker = %self.who.node_id, %error, "registering again");
         // This process lost nothing since its last registration.
         self.who.clean_shutdown_epoch = self.link.epoch();
+        // The cluster was told with the first one.
+        self.who.damaged = false;
         let within = self.link.intervals().start;
         register(&self.link, &self.who, within, Patience::None).await?;
         Ok(())

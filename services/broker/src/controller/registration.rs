@@ -26,6 +26,8 @@ pub struct Introduction {
     pub log_directory_ids: Vec<String>,
     /// The registration under which its logs were last closed cleanly.
     pub clean_shutdown_epoch: Option<BrokerEpoch>,
+    /// Whether a disk lost records that were stable.
+    pub damaged: bool,
 }
 
 /// What to do while another process holds the broker's id.
@@ -104,6 +106,7 @@ impl Introduction {
             rack: self.rack.clone().unwrap_or_default(),
             log_directory_ids: self.log_directory_ids.clone(),
             clean_shutdown_epoch: self.clean_shutdown_epoch.map(BrokerEpoch::get),
+            damaged: self.damaged,
         }
     }
 }

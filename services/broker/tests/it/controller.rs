@@ -55,6 +55,7 @@ pub struct Shared {
     pub noted: Mutex<Vec<String>>,
     /// The clean-shutdown epochs that registrations told.
     pub clean_epochs: Mutex<Vec<Option<i64>>>,
+    pub damaged: Mutex<Vec<bool>>,
     term: AtomicU64,
 }
 
@@ -81,6 +82,7 @@ impl FakeController {
             keeps_fenced: AtomicBool::new(false),
             noted: Mutex::default(),
             clean_epochs: Mutex::default(),
+            damaged: Mutex::default(),
             term: AtomicU64::new(3),
         };
         let fake = FakeController { shared: Arc::new(shared), node: 1 };
@@ -214,7 +216,9 @@ impl ControllerService for FakeController {
             rack: None,
             log_dirs: request.log_directory_ids,
             clean_shutdown_epoch: request.clean_shutdown_epoch.map(BrokerEpoch),
+            damaged: request.damaged,
         }))?;
+        self.damaged.lock().unwrap().push(request.damaged);
         self.clean_epochs.lock().unwrap().push(request.clean_shutdown_epoch);
         let Response::BrokerRegistered { epoch } = response else { panic!("{response:?}") };
         Ok(Answer::new(internal::RegisterBrokerResponse {

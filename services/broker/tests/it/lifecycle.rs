@@ -1,12 +1,14 @@
 //! Starts, stops and what survives them.
 
 use crate::harness::*;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use thalweg_broker::StartError;
 use thalweg_core::metadata::Command;
 use thalweg_core::metadata::command::{BrokerRef, DeleteTopic, TopicRef};
 use thalweg_core::{BrokerId, ErrorCode, TopicName};
+use thalweg_log::storage::{OpenMode, Storage};
 use thalweg_proto::v1;
 use thalweg_runtime::Shutdown;
 
@@ -216,4 +218,30 @@ async fn a_failed_disk_ends_the_broker_with_the_reason_and_a_full_one_does_not()
     assert_eq!(cluster.controller.clean_epochs.lock().unwrap().last(), Some(&None), "no clean stop");
     let values: Vec<_> = cluster.values("t", 0).await.into_iter().map(|(_, value)| value).collect();
     assert!(["a", "b"].iter().all(|value| values.iter().any(|found| found == value)), "{}", values.len());
+}
+
+#[tokio::test]
+async fn a_broker_whose_disk_lost_what_was_stable_says_so_once() {
+    // Catalogue 11: it must not be taken for one that has everything.
+    let mut cluster = Cluster::start().await;
+    cluster.topic("t", 1, &[]).await;
+    for n in 0..10 {
+        cluster.produce(produce_batch("t", 0, batch(&[&n.to_string()]), v1::Acks::All)).await.unwrap();
+    }
+    cluster.stop().await.unwrap();
+    let sim = &cluster.storage.sim;
+    let path = Path::new("/data/t-0/00000000000000000000.log");
+    let len = sim.open(path, OpenMode::Read).unwrap().len().unwrap();
+    sim.flip_bit(path, len / 2 + 5, 1).unwrap();
+    // After a clean stop nothing is looked through.
+    sim.remove_file(Path::new("/data/.kafka_cleanshutdown")).unwrap();
+    cluster.restart().await;
+    assert_eq!(*cluster.controller.damaged.lock().unwrap(), [false, true]);
+    // Nobody else has the records, so what is left is served.
+    let left = cluster.values("t", 0).await.len();
+    assert!((1..10).contains(&left), "{left}");
+    cluster.produce(produce_batch("t", 0, batch(&["new"]), v1::Acks::All)).await.unwrap();
+    cluster.stop().await.unwrap();
+    cluster.restart().await;
+    assert_eq!(*cluster.controller.damaged.lock().unwrap(), [false, true, false]);
 }

@@ -123,6 +123,7 @@ fn replace(brokers: &Brokers, id: i32) {
         rack: None,
         log_dirs: vec!["another-disk".into()],
         clean_shutdown_epoch: None,
+        damaged: false,
     };
     let (version, _) = brokers.controller.propose(Command::RegisterBroker(register)).unwrap();
     let epoch = BrokerEpoch(version as i64);

@@ -114,6 +114,7 @@ fn join(cluster: &Cluster, id: i32) -> BrokerEpoch {
         rack: None,
         log_dirs: vec![format!("dir-{id}")],
         clean_shutdown_epoch: None,
+        damaged: false,
     });
     cluster.controller.propose(register).unwrap();
     let epoch = cluster.controller.image().broker(BrokerId(id)).unwrap().epoch;

@@ -165,6 +165,7 @@ mod tests {
                     rack: None,
                     log_dirs: vec![format!("disk-of-{id}")],
                     clean_shutdown_epoch: None,
+                    damaged: false,
                 }));
                 group.run(&Command::UnfenceBroker(group.broker(id)));
             }

@@ -81,6 +81,7 @@ impl Internal {
             rack: Some(request.rack).filter(|rack| !rack.is_empty()),
             log_dirs: request.log_directory_ids,
             clean_shutdown_epoch: request.clean_shutdown_epoch.map(BrokerEpoch),
+            damaged: request.damaged,
         });
         let (version, applied) = self.quorum.propose(&command).await?;
         let Applied::BrokerRegistered { epoch } = applied else {

@@ -79,6 +79,9 @@ pub struct RegisterBroker {
     /// The epoch of the registration under which its logs were last closed cleanly; `None` if they were not.
     #[serde(default)]
     pub clean_shutdown_epoch: Option<BrokerEpoch>,
+    /// Whether a disk of its lost records that were stable.
+    #[serde(default)]
+    pub damaged: bool,
 }
 
 /// A broker at one incarnation. A command for an older one is refused.

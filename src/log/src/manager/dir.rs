@@ -4,12 +4,13 @@ use super::{DirState, LogManagerConfig};
 use crate::data_dir::{self, LastShutdown, LockError};
 use crate::error::{OpenError, StorageError};
 use crate::meta_properties::MetaProperties;
-use crate::state_file::StateFileErrorKind;
+use crate::state_file::{StateFileError, StateFileErrorKind};
 use crate::storage::{DirLock, Storage};
 use crate::uuid_text::DirectoryId;
 use crate::volume::Volume;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use thalweg_core::BrokerEpoch;
 
 pub(super) struct DataDir {
@@ -19,6 +20,8 @@ pub(super) struct DataDir {
     pub clean: bool,
     /// The registration under which that was, if the marker names one.
     pub clean_epoch: Option<BrokerEpoch>,
+    /// Whether it lost what was stable, and the cluster does not know yet.
+    pub damaged: AtomicBool,
     _lock: Box<dyn DirLock>,
 }
 
@@ -45,8 +48,18 @@ impl DataDir {
             LastShutdown::Clean(epoch) => (true, epoch),
             LastShutdown::Unclean => (false, None),
         };
+        let damaged = AtomicBool::new(data_dir::is_damaged(&**storage, path)?);
         let volume = Volume::new(Arc::clone(storage), path.to_owned());
-        Ok(DataDir { volume, id: properties.directory_id, clean, clean_epoch, _lock: lock })
+        Ok(DataDir { volume, id: properties.directory_id, clean, clean_epoch, damaged, _lock: lock })
+    }
+
+    /// Notes the damage that the opening of the logs found. Before the recovery points are written anew.
+    pub fn note_damage(&self, storage: &dyn Storage) -> Result<(), StateFileError> {
+        if self.volume.logs().iter().any(|log| log.recovery_report().lost_stable.is_some()) {
+            data_dir::mark_damaged(storage, self.path())?;
+            self.damaged.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     pub fn path(&self) -> &Path {

@@ -8,6 +8,7 @@ mod open;
 
 use crate::committer::Committer;
 use crate::config::LogConfig;
+use crate::data_dir;
 use crate::error::{OpenError, StorageError};
 use crate::log::Log;
 use crate::pool::BufferPool;
@@ -174,6 +175,24 @@ impl LogManager {
     pub fn failed_dir(&self) -> Option<(PathBuf, String)> {
         let failed = |dir: &DataDir| Some((dir.path().to_owned(), dir.volume.failure()?.to_owned()));
         self.dirs.iter().find_map(failed)
+    }
+
+    /// Whether records that were known to be stable are gone (a damaged disk, catalogue 11), and [`LogManager::damage_told`] was
+    /// not called since. Survives restarts.
+    pub fn is_damaged(&self) -> bool {
+        self.dirs.iter().any(|dir| dir.damaged.load(Ordering::Acquire))
+    }
+
+    /// The cluster knows of the damage: it counts on this broker only for what it copies from now on.
+    pub fn damage_told(&self) {
+        for dir in self.dirs.iter().filter(|dir| dir.damaged.load(Ordering::Acquire)) {
+            match data_dir::forget_damage(&*self.storage, dir.path()) {
+                Ok(()) => dir.damaged.store(false, Ordering::Release),
+                Err(err) => {
+                    tracing::warn!(dir = %dir.path().display(), error = %err, "the note of a damage is still there");
+                }
+            }
+        }
     }
 
     /// Calls `bell` when a data directory fails, at once if one did. It must return at once.

@@ -38,6 +38,7 @@ impl LogManager {
         let mut logs = BTreeMap::new();
         for dir in &dirs {
             open_logs(&storage, dir, &pool, now, config_for, openers(config.commit_mode), &mut logs)?;
+            dir.note_damage(&*storage)?;
             // From here on the checkpoints must not know of logs that are gone, nor miss those that were cut.
             dir.volume.write_recovery_points()?;
             dir.volume.write_log_starts()?;

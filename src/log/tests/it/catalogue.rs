@@ -96,10 +96,21 @@ fn c11_a_flipped_bit_below_the_recovery_point_is_found_and_told() {
     sim.power_cut();
     let path = Path::new(DIR).join("t-0/00000000000000000000.log");
     sim.flip_bit(&path, size / 2 + 80, 3).unwrap();
-    let (_manager, log) = start(&storage, &config);
+    let (manager, log) = start(&storage, &config);
     let report = log.recovery_report();
     assert_eq!(report.lost_stable, Some((Offset(5), Offset(10))), "{report:?}");
     assert!(report.reason.as_deref().unwrap().contains("checksum"), "{report:?}");
+    // Known until the cluster is told, even if the log itself looks sound the next time.
+    assert!(manager.is_damaged());
+    drop((log, manager));
+    sim.power_cut();
+    let (manager, log) = start(&storage, &config);
+    assert!(manager.is_damaged() && log.recovery_report().lost_stable.is_none());
+    manager.damage_told();
+    assert!(!manager.is_damaged());
+    drop((log, manager));
+    let (manager, log) = start(&storage, &config);
+    assert!(!manager.is_damaged());
     // What is good is served, and nothing of the rest.
     assert_eq!(records_of(&log).len(), 5);
 }

@@ -75,6 +75,8 @@ fn take_back(
     let changes = find_changes(image, |partition, topic| {
         let returned = match () {
             () if !whole => Returned::Bare,
+            // Not nothing: where nobody else has the records it has the most of what is left.
+            () if command.damaged => Returned::Unsure,
             () if topic.config.write_caching && !closed_cleanly => Returned::Unsure,
             () => Returned::Whole,
         };

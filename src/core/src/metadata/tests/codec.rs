@@ -88,7 +88,7 @@ fn a_snapshot_of_a_version_without_reassignments_stays_readable() {
     let Ok(Command::RegisterBroker(command)) = decode_command(&old) else {
         panic!("{:?}", decode_command(&old));
     };
-    assert_eq!((command.id, command.clean_shutdown_epoch), (BrokerId(1), None));
+    assert_eq!((command.id, command.clean_shutdown_epoch, command.damaged), (BrokerId(1), None, false));
 }
 
 #[test]

@@ -45,6 +45,26 @@ fn all_cached_replicas_lose_their_power_and_come_back_in_any_order() {
 }
 
 #[test]
+fn a_damaged_disk_costs_the_places_that_others_can_fill_even_after_a_clean_stop() {
+    let mut cluster = Cluster::with_brokers(&[1, 2, 3]);
+    let config = [("min.insync.replicas", "2")];
+    cluster.run(Command::CreateTopic(topic("a", explicit(&[&[1, 2]]), &config))).unwrap();
+    cluster.run(create("alone", explicit(&[&[2]]))).unwrap();
+    cluster.fence(2);
+    assert_eq!(cluster.state("a", 0), "1 [1] 2 0/1", "eligible: nothing is committed without it");
+    let clean_shutdown_epoch = Some(cluster.broker(2).epoch);
+    let command = RegisterBroker { clean_shutdown_epoch, damaged: true, ..registration(2, 2) };
+    cluster.run(Command::RegisterBroker(command)).unwrap();
+    assert_eq!(cluster.state("a", 0), "1 [1] 0/2");
+    cluster.unfence(2);
+    cluster.fence(1);
+    assert!(!cluster.image.topic("a").unwrap().partitions[0].is_online(), "it is not elected");
+    // Nobody else has what is left.
+    let alone = &cluster.image.topic("alone").unwrap().partitions[0];
+    assert!(alone.is_online() && alone.isr == [BrokerId(2)] && !alone.lost);
+}
+
+#[test]
 fn an_empty_disk_costs_every_place_that_others_can_fill() {
     let mut cluster = Cluster::with_brokers(&[1, 2, 3]);
     cluster.run(create("pair", explicit(&[&[1, 2], &[2, 1]]))).unwrap();

@@ -168,6 +168,7 @@ pub(super) fn registration(id: i32, incarnation: u8) -> RegisterBroker {
         rack: None,
         log_dirs: vec![format!("disk-of-{id}")],
         clean_shutdown_epoch: None,
+        damaged: false,
     }
 }
 
