@@ -76,7 +76,7 @@ impl Slot {
         }
     }
 
-    /// The next call of [`Waiters::mark_wanting`] marks this slot.
+    /// The next call of `Waiters::mark_wanting` marks this slot.
     pub fn want(&self) {
         self.wanting.store(true, Ordering::Release);
     }

@@ -183,7 +183,7 @@ impl Group {
     ) -> Result<(Vec<Change>, HeartbeatAnswer), Refusal> {
         self.known(id, instance)?;
         let answer = HeartbeatAnswer { epoch: MemberEpoch::LEAVE, assignment: None };
-        Ok((self.without(&[id.clone()], now), answer))
+        Ok((self.without(std::slice::from_ref(id), now), answer))
     }
 
     fn leave_for_now(&self, beat: &Heartbeat) -> Result<(Vec<Change>, HeartbeatAnswer), Refusal> {

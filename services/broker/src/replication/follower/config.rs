@@ -14,15 +14,15 @@ pub const NEAR_BYTES: u64 = 16 << 20;
 /// How a broker follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FollowerConfig {
-    /// Default [`WINDOW_BYTES`].
+    /// Default `WINDOW_BYTES`.
     pub window_bytes: u64,
-    /// Default [`CATCH_UP_WINDOW_BYTES`].
+    /// Default `CATCH_UP_WINDOW_BYTES`.
     pub catch_up_window_bytes: u64,
-    /// `replication.throttled.rate`, in bytes a second; `None`: as fast as it goes. Default [`THROTTLED_RATE`].
+    /// `replication.throttled.rate`, in bytes a second; `None`: as fast as it goes. Default `THROTTLED_RATE`.
     pub throttled_rate: Option<u64>,
-    /// Default [`FAR_BEHIND_BYTES`].
+    /// Default `FAR_BEHIND_BYTES`.
     pub far_behind_bytes: u64,
-    /// Default [`NEAR_BYTES`].
+    /// Default `NEAR_BYTES`.
     pub near_bytes: u64,
 }
 
