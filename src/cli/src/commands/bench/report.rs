@@ -150,8 +150,11 @@ impl Report {
         self.bytes as f64 / 1e6 / self.usage.seconds
     }
 
-    /// CPU seconds for each gigabyte (10^9): client, server.
+    /// CPU seconds for each gigabyte (10^9): client, server. Without bytes 0.
     pub fn cpu_per_gb(&self) -> (f64, f64) {
+        if self.bytes == 0 {
+            return (0.0, 0.0);
+        }
         let gigabytes = self.bytes as f64 / 1e9;
         (self.usage.client / gigabytes, self.usage.server / gigabytes)
     }
