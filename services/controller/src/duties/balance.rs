@@ -220,8 +220,12 @@ mod tests {
         async fn until(&self, wanted: impl Fn() -> bool) {
             let limits = BalanceLimits { automatic: false, ..BalanceLimits::default() };
             let met = async {
-                while !wanted() {
+                loop {
+                    // The duty has the first look.
                     tokio::time::sleep(PAUSE / 10).await;
+                    if wanted() {
+                        return;
+                    }
                 }
             };
             tokio::select! {
