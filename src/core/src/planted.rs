@@ -2,7 +2,7 @@
 //!
 //! A check that never failed proves little. Each [`Bug`] is one that other systems really had; the code that would have it asks
 //! [`planted`] at the place in question. Without the feature `planted-bugs` the answer is a constant, and the compiler removes
-//! the question. With it a bug must still be chosen by [`plant`], which nothing but the simulation calls.
+//! the question. With it a bug must still be chosen by `plant`, which nothing but the simulation calls.
 
 /// A bug that can be planted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

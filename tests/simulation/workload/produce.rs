@@ -38,13 +38,15 @@ async fn one_life(
     promise: Promise,
     life: Duration,
 ) -> Result<(), String> {
-    let mut config = ProducerConfig::default();
-    config.acks = if promise.durable { Acks::All } else { Acks::Leader };
-    config.linger = Duration::from_millis(*dice.pick(&[0, 5, 20]));
-    config.batch_size = *dice.pick(&[2 << 10, 16 << 10]);
-    config.request_timeout = Duration::from_secs(8);
-    config.delivery_timeout = DELIVERY_TIMEOUT;
-    config.max_block = Duration::from_secs(5);
+    let config = ProducerConfig {
+        acks: if promise.durable { Acks::All } else { Acks::Leader },
+        linger: Duration::from_millis(*dice.pick(&[0, 5, 20])),
+        batch_size: *dice.pick(&[2 << 10, 16 << 10]),
+        request_timeout: Duration::from_secs(8),
+        delivery_timeout: DELIVERY_TIMEOUT,
+        max_block: Duration::from_secs(5),
+        ..ProducerConfig::default()
+    };
     let producer = client.producer(config).await.map_err(|error| error.to_string())?;
     let process = board.process();
     let end = Instant::now() + life;
