@@ -54,8 +54,13 @@ type Sending = Pin<Box<dyn Future<Output = Vec<(Change, Outcome)>> + Send>>;
 /// Keeps the ISRs of the partitions that this broker leads true, for as long as it runs.
 pub async fn keep(node: Arc<Node>) {
     let every = (node.config.replication.lag_time_max / 2).max(Duration::from_millis(1));
-    let mut keeper =
-        Keeper { waiting: HashMap::new(), node: Arc::clone(&node), again_at: None, sending: None };
+    let mut keeper = Keeper {
+        waiting: HashMap::new(),
+        node: Arc::clone(&node),
+        again_at: None,
+        sending: None,
+        quiet_until: None,
+    };
     let mut applied = node.replicas.watch();
     let mut next_round = Instant::now() + every;
     loop {
@@ -94,6 +99,8 @@ struct Keeper {
     waiting: Partitions,
     again_at: Option<Instant>,
     sending: Option<Sending>,
+    // After an attempt that came to nothing: where controllers refuse connections at once, the next would too.
+    quiet_until: Option<Instant>,
 }
 
 impl Keeper {
@@ -108,6 +115,7 @@ impl Keeper {
             |id: BrokerId| image.broker(id).filter(|broker| broker.is_active()).map(|broker| broker.epoch);
         let mut changes: Vec<Change> = Vec::new();
         let mut holding = false;
+        let quiet = self.quiet_until.is_some_and(|until| Instant::now() < until);
         for (key, partition) in partitions {
             if partition.leading().is_none() {
                 self.waiting.remove(&key);
@@ -116,7 +124,7 @@ impl Keeper {
             // Whatever is on its way: it may take long, and nobody else gives up on those who do not come.
             holding |= partition.release_holds();
             // One request at a time; the others are looked at when its answer comes.
-            let free = self.sending.is_none() && changes.len() < MAX_PARTITION_CHANGES;
+            let free = self.sending.is_none() && !quiet && changes.len() < MAX_PARTITION_CHANGES;
             if !free {
                 self.waiting.insert(key, partition);
                 continue;
@@ -160,6 +168,7 @@ impl Keeper {
         for ((partition, proposal), outcome) in answers {
             if partition.isr_answered(&proposal, outcome) {
                 self.waiting.insert(key(&partition), partition);
+                self.quiet_until = Some(Instant::now() + AGAIN_AFTER);
                 self.again_in(AGAIN_AFTER);
             }
         }
