@@ -103,7 +103,7 @@ async fn a_registration_tells_whether_the_logs_were_closed() {
 async fn a_second_broker_of_the_same_id_is_refused() {
     let brokers = Brokers::start(1).await;
     let mut config = brokers.config(0);
-    config.intervals.start = Duration::from_millis(300);
+    config.intervals.start = Duration::from_secs(3);
     let refused = run(config, &GatedStorage::new(), &Shutdown::new()).await.unwrap_err();
     assert_eq!(refused.code(), ErrorCode::DuplicateBrokerId, "{refused}");
     assert!(refused.to_string().contains("broker 0 is alive"), "{refused}");
