@@ -1,6 +1,6 @@
 //! Makes chance and the clock part of the simulation, without a word in the product's code.
 //!
-//! Whatever in the process asks the system for randomness or time ends in one of three C functions. This file defines them
+//! Whatever in the process asks the system for randomness, time or its own number ends in one of four C functions. This file defines them
 //! anew, and the linker prefers what the program itself defines to what the C library has: on the thread of a simulation
 //! they answer from the seed and the simulated clock, on every other thread they ask the kernel as always. So hash maps,
 //! tokio's `select!`, Raft's election timeouts and tonic's date headers are the same in every run of a seed.
@@ -20,16 +20,23 @@ const EPOCH_SECONDS: u64 = 1_767_225_600;
 /// Simulated monotonic clocks begin here, so that subtracting a little from them never underflows.
 const BOOT: Duration = Duration::from_secs(1_000_000);
 
+/// The number of every simulated process.
+const SIMULATED_PID: c_int = 7;
+
 const CLOCK_REALTIME: c_int = 0;
 const CLOCK_REALTIME_COARSE: c_int = 5;
 #[cfg(target_arch = "x86_64")]
 const SYS_CLOCK_GETTIME: c_long = 228;
 #[cfg(target_arch = "x86_64")]
 const SYS_GETRANDOM: c_long = 318;
+#[cfg(target_arch = "x86_64")]
+const SYS_GETPID: c_long = 39;
 #[cfg(target_arch = "aarch64")]
 const SYS_CLOCK_GETTIME: c_long = 113;
 #[cfg(target_arch = "aarch64")]
 const SYS_GETRANDOM: c_long = 278;
+#[cfg(target_arch = "aarch64")]
+const SYS_GETPID: c_long = 172;
 
 thread_local! {
     // Neither has a destructor, so both can be used while a thread begins or ends.
@@ -83,6 +90,10 @@ unsafe extern "C" {
 /// Fills `length` bytes from the seed; false if this thread is in no simulation.
 unsafe fn simulated_random(into: *mut c_void, length: usize) -> bool {
     let Some(state) = RANDOM.get() else { return false };
+    if length == 0 {
+        // A library asks whether the call is there at all, once in a process: that must not change what follows.
+        return true;
+    }
     let mut dice = crate::dice::Dice::new(state);
     let mut at = 0;
     while at < length {
@@ -118,6 +129,16 @@ unsafe extern "C" fn clock_gettime(clock: c_int, into: *mut c_void) -> c_int {
     // SAFETY: the caller gives room for a timespec.
     unsafe { into.cast::<Timespec>().write(time) };
     0
+}
+
+/// `getpid(2)`: some ids are made of it.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn getpid() -> c_int {
+    if RANDOM.get().is_some() {
+        return SIMULATED_PID;
+    }
+    // SAFETY: the call takes nothing.
+    unsafe { raw(SYS_GETPID, [0; 6]) as c_int }
 }
 
 /// `syscall(2)`, by which older versions of the `getrandom` crate get their bytes. In C it takes any number of arguments; in
