@@ -176,7 +176,9 @@ impl LeaderState {
         let write_caching = self.write_caching;
         let follower = self.follower(who)?;
         follower.epoch = Some(who.epoch);
-        follower.progress = None;
+        if !planted(Bug::IsrWithoutEpochs) {
+            follower.progress = None;
+        }
         follower.mark = None;
         follower.came_to(bounded(at, leader_end), leader_end, write_caching, now);
         Ok(())
@@ -291,7 +293,7 @@ impl LeaderState {
             };
             let member = if self.isr.contains(&follower.id) {
                 !follower.lags(self.write_caching, leader_end, max_lag, now)
-            } else if follower.epoch != Some(epoch) && !planted(Bug::IsrWithoutEpochs) {
+            } else if follower.epoch != Some(epoch) {
                 false
             } else {
                 let holds = follower.holds(self.write_caching, high_watermark, self.epoch_start);
