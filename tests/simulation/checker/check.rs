@@ -33,7 +33,7 @@ struct Seen<'a> {
     told: BTreeMap<(Partition, i64), BTreeSet<Value>>,
     /// Where readers found a value.
     places: BTreeMap<Value, BTreeSet<(Partition, i64)>>,
-    /// What was there in the end.
+    /// What was there in the end, of the partitions that were read to it.
     last: BTreeMap<Partition, BTreeMap<i64, Value>>,
 }
 
@@ -61,7 +61,8 @@ impl<'a> Seen<'a> {
                 seen.told.entry((send.partition, offset)).or_default().insert(send.value);
             }
         }
-        for drain in &history.drains {
+        // One that was not read to its end says nothing of what is missing.
+        for drain in history.drains.iter().filter(|drain| drain.complete) {
             seen.last.entry(drain.partition).or_default().extend(drain.records.iter().copied());
         }
         seen

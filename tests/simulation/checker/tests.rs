@@ -191,6 +191,10 @@ fn a_drain_that_does_not_end_is_told() {
     let mut history = History::default();
     history.drains.push(Drain { partition: P, records: Vec::new(), complete: false });
     assert_eq!(kinds(&history), [Kind::NotHealed]);
+    // What is missing from it is not called lost.
+    let mut history = sent(&[(10, Some(0))]);
+    history.drains.push(Drain { partition: P, records: Vec::new(), complete: false });
+    assert_eq!(kinds(&history), [Kind::NotHealed]);
 }
 
 // === histories by the hundred ===

@@ -42,13 +42,16 @@ pub struct Nemesis {
     links: Links,
     injected: u64,
     profile: Profile,
+    /// A disk was lost, and not every replica is whole again. A broker without its disk counts as alive until its session ends, so
+    /// two more failures could by rights leave it as the last replica in sync.
+    one_disk_short: bool,
 }
 
 impl Nemesis {
     /// A nemesis that begins at its first turn.
     pub fn new(profile: Profile, dice: Dice) -> Nemesis {
         let (active, links) = (Vec::new(), Links::default());
-        Nemesis { dice, next: Duration::ZERO, active, links, injected: 0, profile }
+        Nemesis { dice, next: Duration::ZERO, active, links, injected: 0, profile, one_disk_short: false }
     }
 
     /// Faults so far.
@@ -80,6 +83,10 @@ impl Nemesis {
             let down: Vec<String> = self.active.iter().flat_map(|one| takes_down(&one.fault)).collect();
             let calm = !self.dice.chance(RECKLESS_PERCENT);
             let whole = self.active.is_empty() && cluster.is_whole();
+            self.one_disk_short &= !whole;
+            if self.one_disk_short {
+                return;
+            }
             let fault = Fault::draw(&mut self.dice, cluster.roster(), self.profile, &down, calm, whole);
             let mut until = now + self.lasts();
             if let Some(fault) = fault {
@@ -121,6 +128,7 @@ impl Nemesis {
             }
             Fault::LostVolume { node, .. } => {
                 self.crash(&fault, cluster);
+                self.one_disk_short = true;
                 cluster.replace_disk(node, self.dice.next());
             }
             Fault::PowerCutAtWrite { node, after } => {
