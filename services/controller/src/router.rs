@@ -16,8 +16,9 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, ConnectError, Request, Response, Status};
 
-/// Marks a call that was forwarded: it is not forwarded again, so that two controllers that each take the other for the leader
-/// do not pass it to and fro.
+/// Marks a call that was forwarded, with the cluster of the controller that did so. It is not forwarded again, so that two
+/// controllers that each take the other for the leader do not pass it to and fro; and it is not served by a controller of another
+/// cluster that has taken over the leader's address.
 const FORWARDED: &str = "thalweg-forwarded";
 /// How long a controller that is taken for the leader may take to find that it is.
 const ELECTED: Duration = Duration::from_millis(500);
@@ -59,6 +60,15 @@ impl Router {
     ///
     /// Errors: `CONTROLLER_NOT_AVAILABLE` while no leader is known, or to a call that was forwarded here by mistake.
     pub async fn route<T>(&self, request: Request<T>) -> Result<Route<T>, ApiError> {
+        let ours = self.shared.quorum.published().image().cluster_id().map(ToString::to_string);
+        let theirs = request.metadata().get(FORWARDED).map(|cluster| cluster.to_str().unwrap_or_default());
+        if let (Some(theirs), Some(ours)) = (theirs.filter(|cluster| !cluster.is_empty()), &ours)
+            && theirs != ours
+        {
+            let message =
+                format!("this controller is of cluster {ours}, not {theirs}; it leads nobody there");
+            return Err(ApiError::new(ErrorCode::ControllerNotAvailable, message));
+        }
         let mut status = self.shared.quorum.status();
         let leads = |status: &RaftStatus| status.role == Role::Leader;
         if leads(&status.borrow()) {
@@ -77,7 +87,9 @@ impl Router {
             .get::<RequestDeadline>()
             .map_or(PROPOSE_TIMEOUT, |deadline| deadline.remaining());
         let mut forwarded = Request::new(request.into_inner());
-        forwarded.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
+        // A cluster's id is visible ASCII, so it is a legal value.
+        let cluster = MetadataValue::try_from(ours.unwrap_or_default());
+        forwarded.metadata_mut().insert(FORWARDED, cluster.unwrap_or(MetadataValue::from_static("")));
         forwarded.set_timeout(timeout);
         Ok(Route::There(leader, channel, forwarded))
     }
