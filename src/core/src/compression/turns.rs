@@ -10,7 +10,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 /// Bytes to which a batch may inflate without a turn: 8 MiB.
 pub const FREE_INFLATED_BYTES: usize = 8 << 20;
 /// Larger inflations at once in the process.
-pub const MAX_LARGE_INFLATIONS: usize = 4;
+pub const MAX_LARGE_INFLATIONS: usize = 2;
 
 static TURNS: Turns = Turns::new(MAX_LARGE_INFLATIONS);
 
