@@ -58,6 +58,11 @@ impl BrokerNode {
         BrokerNode { id, name, controllers, disk, running: Rc::default() }
     }
 
+    /// Its id.
+    pub fn id(&self) -> BrokerId {
+        BrokerId(self.id)
+    }
+
     /// The disk.
     pub fn disk(&self) -> SimStorage {
         self.disk.borrow().clone()

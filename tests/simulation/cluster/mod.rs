@@ -15,7 +15,10 @@ use crate::workload;
 use controller::ControllerNode;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
+use thalweg_core::BrokerEpoch;
+use thalweg_core::metadata::{MetadataImage, PartitionImage};
 use thalweg_log::storage::SimStorage;
 
 /// The simulated network and its hosts.
@@ -104,6 +107,31 @@ impl Cluster {
         self.broker(broker).replace_disk(seed);
     }
 
+    /// The newest view of the cluster that a broker has.
+    fn image(&self) -> Option<Arc<MetadataImage>> {
+        let images = self.brokers.values().filter_map(|broker| Some(broker.running()?.metadata.snapshot()));
+        images.max_by_key(|image| image.version())
+    }
+
+    /// Under which epoch a broker is registered.
+    pub fn epoch_of(&self, broker: &str) -> Option<BrokerEpoch> {
+        self.image()?.broker(self.broker(broker).id()).map(|broker| broker.epoch)
+    }
+
+    /// Whether a broker registered anew since that epoch and is in sync somewhere.
+    pub fn has_rejoined(&self, broker: &str, since: BrokerEpoch) -> bool {
+        let (Some(image), id) = (self.image(), self.broker(broker).id()) else { return false };
+        let anew = image.broker(id).is_some_and(|broker| broker.epoch > since);
+        anew && partitions_of(&image).any(|partition| partition.isr.contains(&id))
+    }
+
+    /// The broker that leads most partitions.
+    pub fn busiest(&self) -> Option<String> {
+        let image = self.image()?;
+        let led = |id| partitions_of(&image).filter(|partition| partition.leader == id).count();
+        self.brokers.iter().max_by_key(|(_, broker)| led(broker.id())).map(|(name, _)| name.clone())
+    }
+
     fn broker(&self, name: &str) -> &BrokerNode {
         self.brokers.get(name).expect("only brokers have such disks")
     }
@@ -137,6 +165,12 @@ impl Cluster {
     pub fn differences(&self) -> Vec<crate::checker::Anomaly> {
         compare::differences(&self.brokers)
     }
+}
+
+/// Every partition of our topics.
+fn partitions_of(image: &MetadataImage) -> impl Iterator<Item = &PartitionImage> {
+    let topics = TOPICS.iter().filter_map(|topic| image.topic(topic.name));
+    topics.flat_map(|topic| topic.partitions.iter().map(AsRef::as_ref))
 }
 
 async fn client(board: Rc<Board>, bootstrap: Vec<String>, brokers: usize, first: bool) -> turmoil::Result {

@@ -74,7 +74,7 @@ pub enum Fault {
 
 impl Fault {
     /// Draws a fault. `calm` leaves a majority of the brokers and of the controllers alone; `whole` says that every replica
-    /// is there and in sync, so that one may be lost.
+    /// is there and in sync, so that one may be lost; `busiest` leads most partitions.
     pub fn draw(
         dice: &mut Dice,
         roster: &Roster,
@@ -82,6 +82,7 @@ impl Fault {
         down: &[String],
         calm: bool,
         whole: bool,
+        busiest: Option<&String>,
     ) -> Option<Fault> {
         let brokers = roster.of(NodeKind::Broker);
         let controllers = roster.of(NodeKind::Controller);
@@ -100,7 +101,7 @@ impl Fault {
             Profile::Blackouts if favourite && down.is_empty() => {
                 return Some(Fault::Blackout { nodes: brokers });
             }
-            Profile::Volumes if favourite => return Fault::lost_volume(dice, &brokers, whole),
+            Profile::Volumes if favourite => return Fault::lost_volume(dice, &brokers, whole, busiest),
             _ => {}
         }
         match dice.below(100) {
@@ -109,7 +110,7 @@ impl Fault {
             38..48 if crashable && is_broker => {
                 Some(Fault::PowerCutAtWrite { node: victim, after: dice.below(60) })
             }
-            48..50 => Fault::lost_volume(dice, &brokers, whole),
+            48..50 => Fault::lost_volume(dice, &brokers, whole, busiest),
             50..53 if !calm && down.is_empty() => Some(Fault::Blackout { nodes: brokers }),
             50..58 => Some(Fault::Split { side: vec![victim] }),
             58..66 => {
@@ -141,9 +142,21 @@ impl Fault {
         }
     }
     /// Only while all replicas are whole: what two lost disks held is gone by rights.
-    fn lost_volume(dice: &mut Dice, brokers: &[String], whole: bool) -> Option<Fault> {
+    fn lost_volume(
+        dice: &mut Dice,
+        brokers: &[String],
+        whole: bool,
+        busiest: Option<&String>,
+    ) -> Option<Fault> {
         let at = dice.below(brokers.len() as u64) as usize;
-        let next = (at + dice.between(1, (brokers.len() as u64 - 1).max(1)) as usize) % brokers.len();
+        let mut next = (at + dice.between(1, (brokers.len() as u64 - 1).max(1)) as usize) % brokers.len();
+        // Mostly the one that has most to hand over.
+        if let Some(leader) = brokers.iter().position(|broker| Some(broker) == busiest)
+            && leader != at
+            && dice.chance(75)
+        {
+            next = leader;
+        }
         let fault = Fault::LostVolume { node: brokers[at].clone(), next: brokers[next].clone() };
         (whole && brokers.len() > 2).then_some(fault)
     }

@@ -10,6 +10,7 @@ use crate::dice::Dice;
 use crate::plan::Profile;
 use links::Links;
 use std::time::Duration;
+use thalweg_core::BrokerEpoch;
 
 /// Between two faults.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(18));
@@ -20,9 +21,11 @@ const EAGER: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// A broker whose power is to go at a write may not write: then it goes without.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 /// A lost disk is replaced within this.
-const VOLUME_LASTS: Duration = Duration::from_millis(800);
-/// When the next broker goes after that: before or while the empty one is filled.
-const AFTER_VOLUME: Duration = Duration::from_millis(600);
+const VOLUME_LASTS: Duration = Duration::from_millis(400);
+/// When the next broker goes after that, unless the empty one is in sync sooner.
+const AFTER_VOLUME: Duration = Duration::from_secs(5);
+/// The longest that a message between the two takes meanwhile.
+const FILLS_SLOWLY: Duration = Duration::from_secs(3);
 /// Of 100 faults, so many do not care whether a majority is left.
 const RECKLESS_PERCENT: u64 = 20;
 
@@ -32,6 +35,8 @@ struct Active {
     until: Duration,
     /// For those that take the node down only later.
     crash_by: Option<Duration>,
+    /// And sooner, once this incarnation of a broker is succeeded by one that is in sync.
+    crash_after: Option<(String, BrokerEpoch)>,
 }
 
 /// Draws faults, begins and ends them.
@@ -67,11 +72,19 @@ impl Nemesis {
         let over: Vec<Active> = over;
         for one in over {
             self.end(&one.fault, cluster);
-            if let Fault::LostVolume { next: node, .. } = one.fault {
+            if let Fault::LostVolume { node: empty, next: node } = one.fault {
+                // It is filled slowly, so that what happens before it is full has time to happen.
+                let slow = Fault::Slow { a: empty, b: node.clone(), at_most: FILLS_SLOWLY };
+                self.begin(slow, now, now + AFTER_VOLUME, cluster);
                 let fault = Fault::PowerCut { node };
-                let crash = now + self.dice.time(Duration::ZERO, AFTER_VOLUME);
+                let crash = now + AFTER_VOLUME;
                 let until = crash + self.lasts();
-                self.active.push(Active { fault, until, crash_by: Some(crash) });
+                self.active.push(Active {
+                    fault,
+                    until,
+                    crash_by: Some(crash),
+                    crash_after: one.crash_after,
+                });
             }
         }
         if self.next <= now {
@@ -87,7 +100,9 @@ impl Nemesis {
             if self.one_disk_short {
                 return;
             }
-            let fault = Fault::draw(&mut self.dice, cluster.roster(), self.profile, &down, calm, whole);
+            let busiest = cluster.busiest();
+            let (roster, profile) = (cluster.roster(), self.profile);
+            let fault = Fault::draw(&mut self.dice, roster, profile, &down, calm, whole, busiest.as_ref());
             let mut until = now + self.lasts();
             if let Some(fault) = fault {
                 if matches!(fault, Fault::LostVolume { .. }) {
@@ -121,12 +136,13 @@ impl Nemesis {
     fn begin(&mut self, fault: Fault, now: Duration, until: Duration, cluster: &mut Cluster) {
         tracing::info!(target: "thalweg_simulation", ?fault, for_ms = (until - now).as_millis() as u64, "fault");
         self.injected += 1;
-        let mut crash_by = None;
+        let (mut crash_by, mut crash_after) = (None, None);
         match &fault {
             Fault::Kill { .. } | Fault::PowerCut { .. } | Fault::Blackout { .. } => {
                 self.crash(&fault, cluster)
             }
             Fault::LostVolume { node, .. } => {
+                crash_after = cluster.epoch_of(node).map(|epoch| (node.clone(), epoch));
                 self.crash(&fault, cluster);
                 self.one_disk_short = true;
                 cluster.replace_disk(node, self.dice.next());
@@ -155,7 +171,7 @@ impl Nemesis {
         }
         // Crashed at the latest a moment before it comes back.
         let until = crash_by.map_or(until, |crash| until.max(crash + Duration::from_millis(500)));
-        self.active.push(Active { fault, until, crash_by });
+        self.active.push(Active { fault, until, crash_by, crash_after });
     }
 
     fn crash_what_is_due(&mut self, now: Duration, cluster: &mut Cluster) {
@@ -163,7 +179,11 @@ impl Nemesis {
             let Some(crash_by) = self.active[place].crash_by else { continue };
             let fault = self.active[place].fault.clone();
             let off = matches!(&fault, Fault::PowerCutAtWrite { node, .. } if cluster.disk(node).is_off());
-            if off || crash_by <= now {
+            let rejoined = match &self.active[place].crash_after {
+                Some((node, epoch)) => cluster.has_rejoined(node, *epoch),
+                None => false,
+            };
+            if off || rejoined || crash_by <= now {
                 self.active[place].crash_by = None;
                 self.crash(&fault, cluster);
             }
@@ -172,10 +192,11 @@ impl Nemesis {
 
     fn crash(&mut self, fault: &Fault, cluster: &mut Cluster) {
         match fault {
-            Fault::Kill { node } | Fault::SyncFails { node } => cluster.crash(node),
-            Fault::PowerCut { node }
-            | Fault::PowerCutAtWrite { node, .. }
-            | Fault::LostVolume { node, .. } => self.cut_power(node, cluster),
+            // One that loses its disk closes its connections, so that it is soon taken in again.
+            Fault::Kill { node } | Fault::SyncFails { node } | Fault::LostVolume { node, .. } => {
+                cluster.crash(node);
+            }
+            Fault::PowerCut { node } | Fault::PowerCutAtWrite { node, .. } => self.cut_power(node, cluster),
             Fault::Blackout { nodes } => nodes.iter().for_each(|node| self.cut_power(node, cluster)),
             _ => {}
         }
@@ -198,14 +219,12 @@ impl Nemesis {
     fn end(&mut self, fault: &Fault, cluster: &mut Cluster) {
         tracing::info!(target: "thalweg_simulation", ?fault, "fault ends");
         match fault {
-            Fault::Kill { node } => cluster.start(node),
+            Fault::Kill { node } | Fault::LostVolume { node, .. } => cluster.start(node),
             Fault::SyncFails { node } => {
                 cluster.disk(node).clear_faults();
                 cluster.start(node);
             }
-            Fault::PowerCut { node }
-            | Fault::PowerCutAtWrite { node, .. }
-            | Fault::LostVolume { node, .. } => self.give_power(node, cluster),
+            Fault::PowerCut { node } | Fault::PowerCutAtWrite { node, .. } => self.give_power(node, cluster),
             Fault::Blackout { nodes } => nodes.iter().for_each(|node| self.give_power(node, cluster)),
             Fault::Split { side } => {
                 let pairs = crossing(cluster, side);

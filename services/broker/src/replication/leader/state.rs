@@ -176,9 +176,7 @@ impl LeaderState {
         let write_caching = self.write_caching;
         let follower = self.follower(who)?;
         follower.epoch = Some(who.epoch);
-        if !planted(Bug::IsrWithoutEpochs) {
-            follower.progress = None;
-        }
+        follower.progress = None;
         follower.mark = None;
         follower.came_to(bounded(at, leader_end), leader_end, write_caching, now);
         Ok(())
@@ -254,6 +252,7 @@ impl LeaderState {
         let close = |follower: &Follower| {
             follower.holds(self.write_caching, high_watermark, self.epoch_start)
                 || (follower.held_since.is_none() && self.is_close(follower, now))
+                || (planted(Bug::IsrWithoutEpochs) && follower.caught_up_at.is_some())
         };
         outside && self.followers.iter().any(|follower| follower.id == id && close(follower))
     }
@@ -296,7 +295,8 @@ impl LeaderState {
             } else if follower.epoch != Some(epoch) {
                 false
             } else {
-                let holds = follower.holds(self.write_caching, high_watermark, self.epoch_start);
+                let holds = follower.holds(self.write_caching, high_watermark, self.epoch_start)
+                    || (planted(Bug::IsrWithoutEpochs) && follower.caught_up_at.is_some());
                 if !holds {
                     let close = self.is_close(&follower, now);
                     self.followers[at].hold(close, now);
