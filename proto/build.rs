@@ -11,7 +11,9 @@ const FILES: &[&str] = &[
     "thalweg/v1/consumer.proto",
     "thalweg/v1/admin.proto",
     "thalweg/v1/cluster.proto",
+    "thalweg/v1/group.proto",
     "thalweg/internal/v1/controller.proto",
+    "thalweg/internal/v1/coordinator.proto",
     "thalweg/internal/v1/raft.proto",
     "thalweg/internal/v1/replication.proto",
 ];

@@ -278,7 +278,8 @@ pub fn grpc_code(code: ErrorCode) -> Code {
         | E::StaleMemberEpoch
         | E::FencedInstance
         | E::GroupNotEmpty
-        | E::NotCoordinator => Code::FailedPrecondition,
+        | E::NotCoordinator
+        | E::StaleCoordinatorEpoch => Code::FailedPrecondition,
         E::LeaderNotAvailable
         | E::OffsetNotAvailable
         | E::NotEnoughReplicas

@@ -138,6 +138,8 @@ codes! {
     CoordinatorNotAvailable = 47, "COORDINATOR_NOT_AVAILABLE", Yes;
     /// Another coordinator serves the group; the details name it.
     NotCoordinator = 48, "NOT_COORDINATOR", AfterRefresh;
+    /// The coordinator's registration, or its lease of a shard, is not the current one.
+    StaleCoordinatorEpoch = 49, "STALE_COORDINATOR_EPOCH", No;
 }
 
 impl ErrorCode {

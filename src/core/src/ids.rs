@@ -46,6 +46,18 @@ number!(
     BrokerEpoch(i64)
 );
 number!(
+    /// A coordinator's id, unique in the cluster. Never negative.
+    CoordinatorId(i32)
+);
+number!(
+    /// The incarnation of a coordinator: the metadata version at which this process was registered.
+    CoordinatorEpoch(i64)
+);
+number!(
+    /// Counts the coordinators that a shard had: a partition of an internal topic is written under the newest one only.
+    LeaseEpoch(i32)
+);
+number!(
     /// A partition's index within its topic, from 0.
     PartitionId(i32)
 );

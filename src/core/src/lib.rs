@@ -17,7 +17,8 @@ pub mod time;
 
 pub use error::{ErrorCode, Retriable};
 pub use ids::{
-    BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, MetadataVersion, NodeId, Offset, PartitionEpoch,
-    PartitionId, ProducerEpoch, ProducerId, Sequence, TopicId, TopicName, TopicNameError, TopicPartition,
+    BrokerEpoch, BrokerId, ClusterId, CoordinatorEpoch, CoordinatorId, LeaderEpoch, LeaseEpoch,
+    MetadataVersion, NodeId, Offset, PartitionEpoch, PartitionId, ProducerEpoch, ProducerId, Sequence,
+    TopicId, TopicName, TopicNameError, TopicPartition,
 };
 pub use time::{Clock, Timestamp};

@@ -11,6 +11,7 @@ pub mod ids;
 pub mod offsets;
 mod reconcile;
 pub mod records;
+mod shard;
 pub mod state;
 mod target;
 #[cfg(test)]
@@ -21,4 +22,5 @@ pub use heartbeat::{Heartbeat, HeartbeatAnswer, TopicLookup};
 pub use ids::{GroupId, InstanceId, MemberEpoch, MemberId};
 pub use offsets::Committer;
 pub use records::{Change, GroupRecord};
+pub use shard::{OFFSETS_TOPIC, shard_of};
 pub use state::{CommittedOffset, Current, Group, GroupState, Member, Subscription};

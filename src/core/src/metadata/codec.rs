@@ -4,8 +4,9 @@
 use super::command::Command;
 use super::image::{BrokerRegistration, Endpoint, MetadataImage, PartitionImage, TopicImage};
 use super::invariants::{self, Violation};
+use super::shards::{CoordinatorRegistration, ShardLease};
 use crate::config::{Overrides, TopicConfig};
-use crate::{ClusterId, MetadataVersion, NodeId, TopicId, TopicName};
+use crate::{ClusterId, MetadataVersion, NodeId, TopicId, TopicName, TopicPartition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -98,6 +99,8 @@ pub fn encode_image(image: &MetadataImage) -> Vec<u8> {
         brokers: image.brokers().map(Arc::clone).collect(),
         topics: image.topics().map(topic).collect(),
         controllers: image.controllers().map(|(id, endpoint)| (id, endpoint.clone())).collect(),
+        coordinators: image.coordinators().map(Arc::clone).collect(),
+        leases: image.leases().map(|(shard, lease)| (shard.clone(), *lease)).collect(),
     };
     encode(IMAGE_FORMAT, &stored)
 }
@@ -136,6 +139,8 @@ pub fn decode_image(bytes: &[u8]) -> Result<MetadataImage, CodecError> {
         partition_count,
         next_producer_id: stored.next_producer_id,
         controllers: Arc::new(stored.controllers.into_iter().collect()),
+        coordinators: Arc::new(stored.coordinators.into_iter().map(|one| (one.id, one)).collect()),
+        leases: Arc::new(stored.leases.into_iter().collect()),
     };
     invariants::check(&image)?;
     Ok(image)
@@ -152,6 +157,10 @@ struct StoredImage {
     topics: Vec<StoredTopic>,
     #[serde(default)]
     controllers: Vec<(NodeId, Endpoint)>,
+    #[serde(default)]
+    coordinators: Vec<Arc<CoordinatorRegistration>>,
+    #[serde(default)]
+    leases: Vec<(TopicPartition, ShardLease)>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -2,10 +2,11 @@
 
 use super::limits::MAX_HOST_LEN;
 pub use super::partition::PartitionImage;
+use super::shards::{CoordinatorRegistration, ShardLease};
 use crate::config::{Overrides, TopicConfig};
 use crate::{
-    BrokerEpoch, BrokerId, ClusterId, MetadataVersion, NodeId, PartitionId, TopicId, TopicName,
-    TopicPartition,
+    BrokerEpoch, BrokerId, ClusterId, CoordinatorId, MetadataVersion, NodeId, PartitionId, TopicId,
+    TopicName, TopicPartition,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -170,6 +171,8 @@ pub struct MetadataImage {
     pub(super) partition_count: usize,
     pub(super) next_producer_id: i64,
     pub(super) controllers: Arc<BTreeMap<NodeId, Endpoint>>,
+    pub(super) coordinators: Arc<BTreeMap<CoordinatorId, Arc<CoordinatorRegistration>>>,
+    pub(super) leases: Arc<BTreeMap<TopicPartition, ShardLease>>,
 }
 
 impl MetadataImage {
@@ -216,6 +219,26 @@ impl MetadataImage {
     /// The brokers that may lead, in the order of their id.
     pub fn active_brokers(&self) -> impl Iterator<Item = &Arc<BrokerRegistration>> {
         self.brokers().filter(|broker| broker.is_active())
+    }
+
+    /// The coordinators, fenced ones included, in the order of their id.
+    pub fn coordinators(&self) -> impl ExactSizeIterator<Item = &Arc<CoordinatorRegistration>> {
+        self.coordinators.values()
+    }
+
+    /// The coordinator of that id.
+    pub fn coordinator(&self, id: CoordinatorId) -> Option<&Arc<CoordinatorRegistration>> {
+        self.coordinators.get(&id)
+    }
+
+    /// Who serves each shard, in the order of topic and partition.
+    pub fn leases(&self) -> impl ExactSizeIterator<Item = (&TopicPartition, &ShardLease)> {
+        self.leases.iter()
+    }
+
+    /// Who serves a shard; `None` if that partition is none.
+    pub fn lease(&self, shard: &TopicPartition) -> Option<&ShardLease> {
+        self.leases.get(shard)
     }
 
     /// The topics, internal ones included, in the order of their name.

@@ -16,9 +16,11 @@ pub mod invariants;
 pub mod limits;
 mod partition;
 mod placement;
+pub mod shards;
 #[cfg(test)]
 mod tests;
 
 pub use apply::{apply, dry_run};
 pub use command::{Command, Refusal, Response};
 pub use image::{BrokerRegistration, Changes, Endpoint, MetadataImage, PartitionImage, TopicImage};
+pub use shards::{CoordinatorRegistration, ShardLease};
