@@ -242,7 +242,7 @@ impl LogFile for OsFile {
         if self.len()? < len as u64 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        #[allow(unsafe_code)] // reason: no safe interface maps a file; the invariant below makes it sound
+        #[allow(unsafe_code, reason = "no safe interface maps a file; the invariant below makes it sound")]
         // SAFETY: the caller promises (`LogFile::map`) that the file is not cut while it is mapped, the data directory's
         // lock keeps other processes of ours out, and the mapping is read-only and private to this process's readers.
         let map = unsafe { memmap2::MmapOptions::new().len(len).map(&self.file)? };
