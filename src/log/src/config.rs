@@ -34,6 +34,14 @@ pub struct LogConfig {
     pub cleanup_delete: bool,
     /// Whether `cleanup.policy` has `compact`, so that offsets may have gaps. Default false.
     pub cleanup_compact: bool,
+    /// `min.cleanable.dirty.ratio`, in thousandths: how much of a log must be uncompacted before it is compacted. Default 500.
+    pub min_cleanable_dirty_permille: u16,
+    /// `min.compaction.lag.ms`: a record stays uncompacted for this long at least. Default 0.
+    pub min_compaction_lag_ms: i64,
+    /// `max.compaction.lag.ms`: a record is compacted after this long at most. `None`, the default: no such limit.
+    pub max_compaction_lag_ms: Option<i64>,
+    /// `delete.retention.ms`: how long tombstones outlive their compaction. Default 1 day.
+    pub delete_retention_ms: i64,
     /// `flush.messages`: with write caching, fsync after this many records. `None`, the default: never for this reason.
     pub flush_messages: Option<u64>,
     /// `flush.ms`: with write caching, fsync when the oldest unsynced record is this old. `None`, the default: never.
@@ -68,6 +76,10 @@ impl Default for LogConfig {
             retention_bytes: None,
             cleanup_delete: true,
             cleanup_compact: false,
+            min_cleanable_dirty_permille: 500,
+            min_compaction_lag_ms: 0,
+            max_compaction_lag_ms: None,
+            delete_retention_ms: DAY_MS,
             flush_messages: None,
             flush_ms: None,
             write_caching: false,
@@ -108,6 +120,13 @@ impl From<&TopicConfig> for LogConfig {
             index_interval_bytes: topic.index_interval_bytes,
             retention_ms: topic.retention_ms,
             retention_bytes: topic.retention_bytes,
+            cleanup_delete: topic.cleanup_policy.delete,
+            cleanup_compact: topic.cleanup_policy.compact,
+            // The ratio lies between 0 and 1.
+            min_cleanable_dirty_permille: (topic.min_cleanable_dirty_ratio * 1000.0).round() as u16,
+            min_compaction_lag_ms: topic.min_compaction_lag_ms,
+            max_compaction_lag_ms: topic.max_compaction_lag_ms,
+            delete_retention_ms: topic.delete_retention_ms,
             flush_messages: topic.flush_messages,
             flush_ms: topic.flush_ms,
             write_caching: topic.write_caching,

@@ -1,5 +1,6 @@
 //! Every topic configuration there is: Kafka's names, defaults and bounds, and one key of our own.
 
+use super::CleanupPolicy;
 use super::TopicCompression;
 use super::TopicConfig;
 use super::value::{Kind, Unit, Value};
@@ -89,14 +90,14 @@ macro_rules! catalogue {
 
 catalogue! {
     "cleanup.policy" Kind::CleanupPolicy, None, "delete",
-        Word(_word) => _config {},
-        "What happens to old segments. \"delete\" drops them when retention.ms or retention.bytes is reached. Compaction is not built yet and refused.";
+        Word(word) => config { config.cleanup_policy = CleanupPolicy::from_word(word) },
+        "What happens to old records. \"delete\" drops whole segments when retention.ms or retention.bytes is reached; \"compact\" keeps the last record of each key, and refuses records without one; \"compact,delete\" does both.";
     "compression.type" Kind::Choice(&["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"]), None, "producer",
         Word(word) => config { config.compression_type = TopicCompression::from_word(word) },
         "The codec that batches are stored with. \"producer\" stores what was sent; any other makes the leader encode batches anew when they come in another codec.";
     "delete.retention.ms" at_least(0), Milliseconds, "86400000",
         Int(number) => config { config.delete_retention_ms = number },
-        "How long a compacted log keeps the marker of a deleted key. Without effect until compaction is built.";
+        "How long a compacted log keeps the marker of a deleted key (a record without a value) after it was compacted, so that readers can see it.";
     "file.delete.delay.ms" at_least(0), Milliseconds, "60000",
         Int(number) => config { config.file_delete_delay_ms = number },
         "How long the files of deleted segments and partitions stay on disk, renamed, before they are removed.";
@@ -111,7 +112,7 @@ catalogue! {
         "How much log lies between two entries of the offset index. Less makes lookups exact and the index large.";
     "max.compaction.lag.ms" at_least(1), Milliseconds, "9223372036854775807",
         Int(number) => config { config.max_compaction_lag_ms = unless_never(number) },
-        "How long a record may stay uncompacted. Without effect until compaction is built.";
+        "How long a record of a compacted log may stay uncompacted at most, whatever min.cleanable.dirty.ratio says. The active segment is rolled when it is this old.";
     "max.message.bytes" between(MIN_MESSAGE_BYTES, MAX_MESSAGE_BYTES), Bytes, "1048588",
         Int(number) => config { config.max_message_bytes = number as usize },
         "The largest batch of records that is accepted, as it was sent (after compression).";
@@ -126,10 +127,10 @@ catalogue! {
         "Whether a record keeps the producer's timestamp (CreateTime) or gets the leader's at the append (LogAppendTime).";
     "min.cleanable.dirty.ratio" Kind::Ratio, Ratio, "0.5",
         Ratio(number) => config { config.min_cleanable_dirty_ratio = number },
-        "The part of a log that must be uncompacted before compaction starts. Without effect until compaction is built.";
+        "The part of a compacted log that must be uncompacted before compaction starts.";
     "min.compaction.lag.ms" at_least(0), Milliseconds, "0",
         Int(number) => config { config.min_compaction_lag_ms = number },
-        "How long a record stays uncompacted at least. Without effect until compaction is built.";
+        "How long a record of a compacted log stays uncompacted at least.";
     "min.insync.replicas" between(1, MAX_MIN_INSYNC_REPLICAS), Replicas, "1",
         Int(number) => config { config.min_insync_replicas = number as usize },
         "How many replicas must be in sync for an acks=all append to be accepted.";

@@ -31,16 +31,6 @@ pub enum ConfigError {
         /// What the key takes.
         allowed: Allowed,
     },
-    /// The value is Kafka's, but this version cannot honour it.
-    #[error("{key} cannot be \"{given}\": {why}")]
-    NotYet {
-        /// The key.
-        key: &'static str,
-        /// The value as given, shortened.
-        given: String,
-        /// What is missing.
-        why: &'static str,
-    },
     /// Two values contradict each other.
     #[error("{key} is {value} but must not be more than {limit_key}, which is {limit}")]
     Conflict {
@@ -60,9 +50,7 @@ impl ConfigError {
     pub fn key(&self) -> &str {
         match self {
             ConfigError::UnknownKey { key, .. } => key,
-            ConfigError::IllegalValue { key, .. }
-            | ConfigError::NotYet { key, .. }
-            | ConfigError::Conflict { key, .. } => key,
+            ConfigError::IllegalValue { key, .. } | ConfigError::Conflict { key, .. } => key,
         }
     }
 

@@ -48,10 +48,37 @@ impl TopicCompression {
     }
 }
 
+/// `cleanup.policy`: what happens to old records. At least one of the two holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CleanupPolicy {
+    /// Whether only the last record of each key stays.
+    pub compact: bool,
+    /// Whether retention removes old segments.
+    pub delete: bool,
+}
+
+impl Default for CleanupPolicy {
+    fn default() -> Self {
+        CleanupPolicy { compact: false, delete: true }
+    }
+}
+
+impl CleanupPolicy {
+    fn from_word(word: &str) -> CleanupPolicy {
+        match word {
+            "compact" => CleanupPolicy { compact: true, delete: false },
+            "compact,delete" => CleanupPolicy { compact: true, delete: true },
+            _ => CleanupPolicy::default(),
+        }
+    }
+}
+
 /// A topic's configuration, resolved: every key has its override or its default. The catalogue says what each key does.
 /// `None` stands for Kafka's "no limit" or "never". Times are in milliseconds, sizes in bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TopicConfig {
+    /// `cleanup.policy`. Default `delete`.
+    pub cleanup_policy: CleanupPolicy,
     /// `compression.type`. Default: as sent.
     pub compression_type: TopicCompression,
     /// `delete.retention.ms`. Default one day.
@@ -106,6 +133,7 @@ impl Default for TopicConfig {
         const HOUR_MS: i64 = 60 * MINUTE_MS;
         const DAY_MS: i64 = 24 * HOUR_MS;
         TopicConfig {
+            cleanup_policy: CleanupPolicy::default(),
             compression_type: TopicCompression::Producer,
             delete_retention_ms: DAY_MS,
             file_delete_delay_ms: MINUTE_MS,

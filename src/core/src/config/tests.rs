@@ -25,6 +25,7 @@ fn the_catalogue_is_sorted_and_says_what_the_typed_defaults_say() {
 #[test]
 fn every_key_reaches_a_field() {
     for (key, value) in [
+        ("cleanup.policy", "compact"),
         ("compression.type", "zstd"),
         ("delete.retention.ms", "1"),
         ("file.delete.delay.ms", "1"),
@@ -132,20 +133,29 @@ fn a_refusal_is_a_sentence_that_says_what_to_do() {
         "there is no topic configuration \"retention.msec\"; did you mean \"retention.ms\"?"
     );
     assert_eq!(
-        refusal("cleanup.policy", "compact,delete"),
-        "cleanup.policy cannot be \"compact,delete\": this version does not compact logs yet; use \"delete\""
+        refusal("cleanup.policy", "shred"),
+        "cleanup.policy must be a list of compact, delete, not \"shred\""
     );
-    assert_eq!(refusal("cleanup.policy", "shred"), "cleanup.policy must be \"delete\", not \"shred\"");
 }
 
 #[test]
-fn compaction_is_refused_in_every_spelling() {
-    for policy in ["compact", "compact,delete", "delete,compact", "delete , compact", " compact "] {
-        let error = TopicConfig::resolve(&overrides(&[("cleanup.policy", policy)])).unwrap_err();
-        assert!(matches!(error, ConfigError::NotYet { .. }), "{policy}: {error}");
-        assert_eq!(error.code(), crate::ErrorCode::InvalidConfig);
+fn the_policy_is_a_list_of_two_words() {
+    for (given, compact, delete) in [
+        ("compact", true, false),
+        (" compact ", true, false),
+        ("delete", false, true),
+        ("compact,delete", true, true),
+        ("delete,compact", true, true),
+        ("delete , compact", true, true),
+        ("delete,delete", false, true),
+    ] {
+        let config = TopicConfig::resolve(&overrides(&[("cleanup.policy", given)])).unwrap();
+        assert_eq!(config.cleanup_policy, CleanupPolicy { compact, delete }, "{given}");
     }
-    assert!(TopicConfig::resolve(&overrides(&[("cleanup.policy", "delete")])).is_ok());
+    for bad in ["", ",", "compact,", "Compact", "compact delete", "none"] {
+        let error = TopicConfig::resolve(&overrides(&[("cleanup.policy", bad)])).unwrap_err();
+        assert_eq!(error.code(), crate::ErrorCode::InvalidConfig, "{bad}");
+    }
 }
 
 #[test]
@@ -173,6 +183,7 @@ fn normalizing_gives_one_text_form() {
         ("min.cleanable.dirty.ratio", "0.50", "0.5"),
         ("min.cleanable.dirty.ratio", "-0", "0"),
         ("cleanup.policy", " delete", "delete"),
+        ("cleanup.policy", "delete , compact", "compact,delete"),
     ] {
         assert_eq!(normalize(key, given).as_deref(), Ok(stored), "{key}");
     }

@@ -58,7 +58,7 @@ pub enum Kind {
     Bool,
     /// One of a few words.
     Choice(&'static [&'static str]),
-    /// `cleanup.policy`: a list of words, of which this version can honour only `delete`.
+    /// `cleanup.policy`: a list of `compact` and `delete`, at least one of them.
     CleanupPolicy,
 }
 
@@ -95,8 +95,6 @@ impl fmt::Display for Value {
 /// The longest value that is looked at, in bytes.
 pub const MAX_VALUE_LEN: usize = 1024;
 
-const NO_COMPACTION: &str = "this version does not compact logs yet; use \"delete\"";
-
 impl Kind {
     /// What the key takes, as the end of a sentence.
     pub fn allowed(self, unit: Unit) -> Allowed {
@@ -119,7 +117,7 @@ impl Kind {
             Kind::Ratio => "a number from 0 to 1".to_owned(),
             Kind::Bool => "\"true\" or \"false\"".to_owned(),
             Kind::Choice(words) => format!("one of {}", words.join(", ")),
-            Kind::CleanupPolicy => "\"delete\"".to_owned(),
+            Kind::CleanupPolicy => "a list of compact, delete".to_owned(),
         })
     }
 
@@ -142,7 +140,7 @@ impl Kind {
             Kind::Bool if text.eq_ignore_ascii_case("false") => Some(Value::Bool(false)),
             Kind::Bool => None,
             Kind::Choice(words) => words.iter().find(|word| **word == text).map(|word| Value::Word(word)),
-            Kind::CleanupPolicy => cleanup_policy(key, text)?,
+            Kind::CleanupPolicy => cleanup_policy(text),
         };
         value.ok_or_else(|| ConfigError::IllegalValue {
             key,
@@ -152,14 +150,19 @@ impl Kind {
     }
 }
 
-/// Tells a policy that Kafka knows, and this version refuses, from one that nobody knows.
-fn cleanup_policy(key: &'static str, text: &str) -> Result<Option<Value>, ConfigError> {
-    let words = || text.split(',').map(str::trim);
-    if text == "delete" {
-        return Ok(Some(Value::Word("delete")));
+/// The policy in its one text form: no word twice, `compact` first.
+fn cleanup_policy(text: &str) -> Option<Value> {
+    let (mut compact, mut delete) = (false, false);
+    for word in text.split(',') {
+        match word.trim() {
+            "compact" => compact = true,
+            "delete" => delete = true,
+            _ => return None,
+        }
     }
-    if words().all(|word| matches!(word, "compact" | "delete")) && words().any(|word| word == "compact") {
-        return Err(ConfigError::NotYet { key, given: echo(text), why: NO_COMPACTION });
-    }
-    Ok(None)
+    Some(Value::Word(match (compact, delete) {
+        (true, true) => "compact,delete",
+        (true, false) => "compact",
+        (false, _) => "delete",
+    }))
 }

@@ -83,10 +83,10 @@ fn what_is_wrong_with_a_new_topic_is_said_with_its_field() {
             "there is no topic config",
         ),
         (
-            topic("b", counts(1, 1), &[("cleanup.policy", "compact")]),
+            topic("b", counts(1, 1), &[("cleanup.policy", "forget")]),
             InvalidConfig,
             "configs[cleanup.policy]",
-            "yet",
+            "a list of compact, delete",
         ),
     ];
     for (command, code, field, says) in cases {
@@ -196,7 +196,7 @@ fn configurations_change_by_key() {
             ErrorCode::InvalidConfig,
             "set[min.compaction.lag.ms]",
         ),
-        ("a", &[("cleanup.policy", "compact")], &[], ErrorCode::InvalidConfig, "set[cleanup.policy]"),
+        ("a", &[("cleanup.policy", "forget")], &[], ErrorCode::InvalidConfig, "set[cleanup.policy]"),
         ("b", &[], &[], ErrorCode::UnknownTopic, "topic"),
     ];
     for (topic, set, remove, code, field) in cases {
