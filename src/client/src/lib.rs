@@ -29,6 +29,7 @@
 mod admin;
 mod client;
 mod config;
+pub mod controllers;
 mod error;
 mod metadata;
 mod net;

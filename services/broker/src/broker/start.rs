@@ -5,7 +5,7 @@ use super::stop::Goodbye;
 use super::tasks::{self, Own};
 use super::{BrokerHandle, StartError};
 use crate::config::BrokerConfig;
-use crate::controller::{ControllerLink, Heartbeats, Introduction, Patience, register, watch_metadata};
+use crate::controller::{ControllerLink, Heartbeats, Introduction, Patience, register};
 use crate::forward::Peers;
 use crate::in_flight::InFlight;
 use crate::metadata::MetadataStore;
@@ -18,6 +18,7 @@ use crate::services;
 use crate::settings::log_config;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use thalweg_client::controllers::watch_metadata;
 use thalweg_core::metadata::MetadataImage;
 use thalweg_core::{Clock, ClusterId, MetadataVersion};
 use thalweg_log::storage::Storage;
@@ -39,10 +40,14 @@ pub async fn start(
 
     let link = Arc::new(ControllerLink::new(&config, dialer.clone())?);
     let metadata = Arc::new(MetadataStore::new());
-    supervisor.spawn_critical(
-        "metadata-watch",
-        watch_metadata(Arc::clone(&link), Arc::clone(&metadata), shutdown.clone()),
-    );
+    let watching = watch_metadata(Arc::clone(link.controllers()), Arc::clone(&metadata));
+    let stopped = shutdown.clone();
+    supervisor.spawn_critical("metadata-watch", async move {
+        tokio::select! {
+            () = watching => {}
+            () = stopped.triggered() => {}
+        }
+    });
     let no_metadata = || no_metadata(&config);
     let image =
         wait_for(&metadata, &shutdown, deadline, |image| image.cluster_id().is_some(), no_metadata).await?;

@@ -1,8 +1,9 @@
 //! The calls to the controllers that serve a client's call.
 
-use super::link::{ControllerLink, Repeat, timed};
+use super::link::ControllerLink;
 use std::ops::Range;
 use std::time::Duration;
+use thalweg_client::controllers::{Controllers, Repeat, timed};
 use thalweg_core::{BrokerId, ErrorCode};
 use thalweg_proto::internal::v1 as internal;
 use thalweg_proto::{ApiError, v1};
@@ -12,8 +13,8 @@ macro_rules! forwarded {
         $(
             $(#[$doc])*
             pub async fn $name(&self, request: v1::$request, within: Duration) -> Result<v1::$response, ApiError> {
-                self.call(Repeat::IfRefused, within, |target| {
-                    let mut client = ControllerLink::admin(&target.channel);
+                self.controllers().call(Repeat::IfRefused, within, |target| {
+                    let mut client = Controllers::admin(&target.channel);
                     let request = timed(request.clone(), within);
                     async move { Ok(client.$name(request).await?.into_inner()) }
                 })
@@ -54,12 +55,13 @@ impl ControllerLink {
         request: internal::AlterPartitionsRequest,
         within: Duration,
     ) -> Result<internal::AlterPartitionsResponse, ApiError> {
-        self.call(Repeat::Not, within, |target| {
-            let mut client = ControllerLink::controller(&target.channel);
-            let request = timed(request.clone(), within);
-            async move { Ok(client.alter_partitions(request).await?.into_inner()) }
-        })
-        .await
+        self.controllers()
+            .call(Repeat::Not, within, |target| {
+                let mut client = Controllers::client(&target.channel);
+                let request = timed(request.clone(), within);
+                async move { Ok(client.alter_partitions(request).await?.into_inner()) }
+            })
+            .await
     }
 
     /// The Raft group, as the favourite controller sees it.
@@ -67,12 +69,13 @@ impl ControllerLink {
         &self,
         within: Duration,
     ) -> Result<internal::DescribeQuorumResponse, ApiError> {
-        self.call(Repeat::Safe, within, |target| {
-            let mut client = ControllerLink::controller(&target.channel);
-            let request = timed(internal::DescribeQuorumRequest {}, within);
-            async move { Ok(client.describe_quorum(request).await?.into_inner()) }
-        })
-        .await
+        self.controllers()
+            .call(Repeat::Safe, within, |target| {
+                let mut client = Controllers::client(&target.channel);
+                let request = timed(internal::DescribeQuorumRequest {}, within);
+                async move { Ok(client.describe_quorum(request).await?.into_inner()) }
+            })
+            .await
     }
 
     /// Producer ids that nobody else gets.
@@ -90,8 +93,9 @@ impl ControllerLink {
         let request = internal::AllocateProducerIdsRequest { broker_id: me.get(), broker_epoch: epoch.get() };
         // A block that is lost on the way is never given away: ids are plenty.
         let block = self
+            .controllers()
             .call(Repeat::Safe, within, |target| {
-                let mut client = ControllerLink::controller(&target.channel);
+                let mut client = Controllers::client(&target.channel);
                 let request = timed(request, within);
                 async move { Ok(client.allocate_producer_ids(request).await?.into_inner()) }
             })

@@ -1,16 +1,18 @@
 //! Signs of life: on a session with the leading controller, and by single calls to any controller while there is none.
 
-use super::link::{ControllerLink, Repeat, timed};
+use super::link::ControllerLink;
 use super::registration::{Introduction, Patience, RegisterError, register};
-use super::session::Session;
 use std::sync::Arc;
 use std::time::Duration;
+use thalweg_client::controllers::{Controllers, Repeat, timed};
 use thalweg_core::{ErrorCode, MetadataVersion};
 use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1 as internal;
+use thalweg_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use thalweg_runtime::Shutdown;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tonic::transport::Channel;
 
 /// Between two heartbeats while the broker waits to be let go.
 const STOPPING_BEAT: Duration = Duration::from_millis(50);
@@ -35,6 +37,9 @@ pub struct Wishes {
     /// What the cluster says.
     pub standing: watch::Receiver<Standing>,
 }
+
+type Session =
+    thalweg_client::controllers::Session<internal::BrokerSessionRequest, internal::BrokerSessionResponse>;
 
 /// Keeps a registration alive.
 #[derive(Debug)]
@@ -85,7 +90,7 @@ impl Heartbeats {
     async fn beat_on(&mut self) -> Result<(), RegisterError> {
         let mut pause = self.link.intervals().retry_first;
         loop {
-            let error = match Session::open(&self.link, self.heartbeat()).await {
+            let error = match self.open().await {
                 Ok(session) => {
                     let (error, lasted) = self.keep(session).await;
                     if lasted {
@@ -143,20 +148,22 @@ impl Heartbeats {
                             tracing::debug!(broker = %self.who.node_id, controller = %session.controller, "session open");
                         }
                         (waiting, lasted) = (None, true);
-                        next = Instant::now() + self.take(answer);
+                        if let Some(heartbeat) = answer.heartbeat {
+                            next = Instant::now() + self.take(heartbeat);
+                        }
                     }
                     Err(error) => {
-                        self.link.addresses().turn_from(&session.controller);
+                        self.link.controllers().addresses().turn_from(&session.controller);
                         return (error, lasted);
                     }
                 },
                 () = tokio::time::sleep_until(wake) => {
                     if !due {
-                        self.link.addresses().turn_from(&session.controller);
+                        self.link.controllers().addresses().turn_from(&session.controller);
                         let message = format!("the controller at {} is silent", session.controller);
                         return (ApiError::new(ErrorCode::ControllerNotAvailable, message), lasted);
                     }
-                    session.beat(self.heartbeat());
+                    session.beat(self.beat());
                     waiting = Some(Instant::now());
                 }
                 changed = self.stop.changed(), if !stopping => {
@@ -164,11 +171,22 @@ impl Heartbeats {
                     if changed.is_err() {
                         std::future::pending::<()>().await;
                     }
-                    session.beat(self.heartbeat());
+                    session.beat(self.beat());
                     waiting = Some(Instant::now());
                 }
             }
         }
+    }
+
+    async fn open(&self) -> Result<Session, ApiError> {
+        let open = |mut client: ControllerServiceClient<Channel>, beats| async move {
+            client.broker_session(beats).await
+        };
+        Session::open(self.link.controllers(), self.beat(), open).await
+    }
+
+    fn beat(&self) -> internal::BrokerSessionRequest {
+        internal::BrokerSessionRequest { heartbeat: Some(self.heartbeat()) }
     }
 
     async fn beat_once(&mut self) -> Result<(), ApiError> {
@@ -176,8 +194,9 @@ impl Heartbeats {
         let heartbeat = self.heartbeat();
         let answer = self
             .link
+            .controllers()
             .call(Repeat::Safe, within, |target| {
-                let mut client = ControllerLink::controller(&target.channel);
+                let mut client = Controllers::client(&target.channel);
                 let request = timed(heartbeat, within);
                 async move { Ok(client.broker_heartbeat(request).await?.into_inner()) }
             })

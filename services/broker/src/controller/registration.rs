@@ -1,7 +1,8 @@
 //! How a broker's process introduces itself to the cluster.
 
-use super::link::{ControllerLink, Repeat, timed};
+use super::link::ControllerLink;
 use std::time::Duration;
+use thalweg_client::controllers::{Controllers, Repeat, timed};
 use thalweg_core::{BrokerEpoch, BrokerId, ClusterId, ErrorCode, MetadataVersion, Retriable};
 use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1 as internal;
@@ -58,8 +59,9 @@ pub async fn register(
         let left = deadline.saturating_duration_since(Instant::now());
         let attempt = left.min(link.intervals().controller_call);
         let answer = link
+            .controllers()
             .call(Repeat::Safe, left, |target| {
-                let mut client = ControllerLink::controller(&target.channel);
+                let mut client = Controllers::client(&target.channel);
                 let request = timed(who.request(), attempt);
                 async move { Ok(client.register_broker(request).await?.into_inner()) }
             })

@@ -1,6 +1,6 @@
 //! How a forwarded call can fail, and whether it may be made again.
 
-use crate::controller::was_not_sent;
+use thalweg_client::controllers::was_not_sent;
 use thalweg_core::{BrokerId, ErrorCode};
 use thalweg_proto::{ApiError, Detail};
 use tonic::{Code, Status};

@@ -6,6 +6,7 @@ pub mod request;
 pub mod stream;
 pub mod unary;
 
+use crate::metadata::topic_settings;
 use crate::node::Node;
 use crate::replicas::Partition;
 use append::{Progress, Write, append_batch};
@@ -91,7 +92,7 @@ impl Appender {
                 self.partition(node, topic, partition)?.role().settings.compression
             }
             Target::ByKey { .. } => {
-                node.metadata.topic_settings(topic).and_then(|settings| settings.compression)
+                topic_settings(&node.metadata, topic).and_then(|settings| settings.compression)
             }
         };
         let Encoded { groups, places } = records::encode(records, target, terms, codec, now);

@@ -324,6 +324,22 @@ impl ControllerService for FakeController {
         Ok(Answer::new(internal::AllocateProducerIdsResponse { first_id: first.get(), count }))
     }
 
+    async fn register_coordinator(
+        &self,
+        _: Request<internal::RegisterCoordinatorRequest>,
+    ) -> Result<Answer<internal::RegisterCoordinatorResponse>, Status> {
+        unsupported()
+    }
+
+    type CoordinatorSessionStream = Answers<internal::CoordinatorSessionResponse>;
+
+    async fn coordinator_session(
+        &self,
+        _: Request<tonic::Streaming<internal::CoordinatorSessionRequest>>,
+    ) -> Result<Answer<Self::CoordinatorSessionStream>, Status> {
+        unsupported()
+    }
+
     type WatchImageStream = Answers<internal::WatchImageResponse>;
 
     async fn watch_image(

@@ -1,14 +1,13 @@
 //! Keeps the metadata fresh: a snapshot, then the commands that the controllers committed, applied by the same function.
 
-use super::link::{ControllerLink, is_unavailable};
-use crate::metadata::MetadataStore;
+use super::link::{Controllers, is_unavailable};
+use super::store::MetadataStore;
 use std::sync::Arc;
 use thalweg_core::MetadataVersion;
 use thalweg_core::metadata::codec::{CodecError, decode_command, decode_image};
 use thalweg_core::metadata::{MetadataImage, apply};
 use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1 as internal;
-use thalweg_runtime::Shutdown;
 use tonic::Status;
 
 #[derive(Debug, thiserror::Error)]
@@ -19,23 +18,20 @@ enum WatchError {
     Address(#[from] ApiError),
     #[error("metadata cannot be read: {0}")]
     Codec(#[from] CodecError),
-    #[error("the controllers are of cluster {theirs}, this broker is of {ours}")]
+    #[error("the controllers are of cluster {theirs}, this service is of {ours}")]
     OtherCluster { ours: String, theirs: String },
 }
 
-/// Watches until the shutdown, at one controller after the other.
-pub async fn watch_metadata(link: Arc<ControllerLink>, store: Arc<MetadataStore>, shutdown: Shutdown) {
-    let mut pause = link.intervals().retry_first;
+/// Watches at one controller after the other, and publishes every image. It never ends by itself; drop it to stop.
+pub async fn watch_metadata(link: Arc<Controllers>, store: Arc<MetadataStore>) {
+    let mut pause = link.timing().retry_first;
     let mut from = MetadataVersion(0);
     let mut address = link.addresses().favourite();
     loop {
         let before = store.image().version();
-        let ended = tokio::select! {
-            ended = watch_once(&link, &address, &store, from) => ended,
-            () = shutdown.triggered() => return,
-        };
+        let ended = watch_once(&link, &address, &store, from).await;
         if store.image().version() > before {
-            pause = link.intervals().retry_first;
+            pause = link.timing().retry_first;
         }
         from = store.image().version();
         match ended {
@@ -50,16 +46,13 @@ pub async fn watch_metadata(link: Arc<ControllerLink>, store: Arc<MetadataStore>
             }
         }
         address = link.addresses().after(&address);
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = shutdown.triggered() => return,
-        }
-        pause = (pause * 2).min(link.intervals().retry_most);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(link.timing().retry_most);
     }
 }
 
 async fn watch_once(
-    link: &ControllerLink,
+    link: &Controllers,
     address: &str,
     store: &MetadataStore,
     from: MetadataVersion,
@@ -69,7 +62,7 @@ async fn watch_once(
     let cluster_id = store.image().cluster_id().map(|id| id.0.to_string()).unwrap_or_default();
     let request = internal::WatchImageRequest { from_version: from.get(), cluster_id };
     // The stream has no deadline; the connection's keepalive notices a dead peer.
-    let mut updates = ControllerLink::controller(&channel).watch_image(request).await?.into_inner();
+    let mut updates = Controllers::client(&channel).watch_image(request).await?.into_inner();
     while let Some(message) = updates.message().await? {
         let Some(update) = message.update else { continue };
         let held = store.snapshot();
