@@ -126,8 +126,15 @@ pub fn decode_image(bytes: &[u8]) -> Result<MetadataImage, CodecError> {
         };
         topics.insert(topic.name.clone(), Arc::new(topic));
     }
-    if brokers.len() != broker_count || topics.len() != topic_count {
-        return Err(CodecError::Malformed("a broker or a topic is there twice".to_owned()));
+    let (coordinator_count, lease_count) = (stored.coordinators.len(), stored.leases.len());
+    let coordinators: BTreeMap<_, _> = stored.coordinators.into_iter().map(|one| (one.id, one)).collect();
+    let leases: BTreeMap<_, _> = stored.leases.into_iter().collect();
+    if brokers.len() != broker_count
+        || topics.len() != topic_count
+        || coordinators.len() != coordinator_count
+        || leases.len() != lease_count
+    {
+        return Err(CodecError::Malformed("something is there twice".to_owned()));
     }
     let image = MetadataImage {
         version: stored.version,
@@ -139,8 +146,8 @@ pub fn decode_image(bytes: &[u8]) -> Result<MetadataImage, CodecError> {
         partition_count,
         next_producer_id: stored.next_producer_id,
         controllers: Arc::new(stored.controllers.into_iter().collect()),
-        coordinators: Arc::new(stored.coordinators.into_iter().map(|one| (one.id, one)).collect()),
-        leases: Arc::new(stored.leases.into_iter().collect()),
+        coordinators: Arc::new(coordinators),
+        leases: Arc::new(leases),
     };
     invariants::check(&image)?;
     Ok(image)
@@ -157,9 +164,9 @@ struct StoredImage {
     topics: Vec<StoredTopic>,
     #[serde(default)]
     controllers: Vec<(NodeId, Endpoint)>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     coordinators: Vec<Arc<CoordinatorRegistration>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     leases: Vec<(TopicPartition, ShardLease)>,
 }
 

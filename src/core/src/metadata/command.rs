@@ -4,8 +4,8 @@
 use super::image::Endpoint;
 use crate::config::Overrides;
 use crate::{
-    BrokerEpoch, BrokerId, ClusterId, ErrorCode, LeaderEpoch, MetadataVersion, NodeId, PartitionEpoch,
-    PartitionId, ProducerId, TopicId, TopicName, TopicPartition,
+    BrokerEpoch, BrokerId, ClusterId, CoordinatorEpoch, CoordinatorId, ErrorCode, LeaderEpoch,
+    MetadataVersion, NodeId, PartitionEpoch, PartitionId, ProducerId, TopicId, TopicName, TopicPartition,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,12 @@ pub enum Command {
     PutController(PutController),
     /// Forgets a controller that was removed from the Raft group.
     RemoveController(NodeId),
+    /// Registers a coordinator's process, which gets shards at once.
+    RegisterCoordinator(RegisterCoordinator),
+    /// Holds a coordinator for gone: its shards go to others. It comes back by registering anew.
+    FenceCoordinator(CoordinatorRef),
+    /// A coordinator asked to stop: its shards go to others.
+    BeginCoordinatorShutdown(CoordinatorRef),
 }
 
 /// See [`Command::InitCluster`].
@@ -249,6 +255,30 @@ pub struct PutController {
     pub endpoint: Endpoint,
 }
 
+/// See [`Command::RegisterCoordinator`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisterCoordinator {
+    /// The coordinator's id.
+    pub id: CoordinatorId,
+    /// The cluster that it was told to belong to; `None` if it does not know.
+    pub cluster_id: Option<ClusterId>,
+    /// Random, new at each start of the process. Another one under the same id takes the place of the former at once.
+    pub incarnation: [u8; 16],
+    /// Where brokers reach it.
+    pub endpoint: Endpoint,
+    /// Its rack or zone.
+    pub rack: Option<String>,
+}
+
+/// A coordinator at one incarnation. A command for an older one is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoordinatorRef {
+    /// The coordinator's id.
+    pub id: CoordinatorId,
+    /// The epoch of its registration.
+    pub epoch: CoordinatorEpoch,
+}
+
 /// See [`Command::ElectLeaders`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ElectLeaders {
@@ -268,6 +298,11 @@ pub enum Response {
     BrokerRegistered {
         /// To be sent with every further call.
         epoch: BrokerEpoch,
+    },
+    /// The coordinator is registered under this epoch.
+    CoordinatorRegistered {
+        /// To be sent with every further call.
+        epoch: CoordinatorEpoch,
     },
     /// The topic was created, grown, altered or deleted.
     Topic {

@@ -2,11 +2,12 @@
 
 use super::image::{MetadataImage, PartitionImage, TopicImage};
 use super::limits::{
-    MAX_BROKERS, MAX_CONTROLLERS, MAX_NEEDED_LOG_DIRS, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC,
-    MAX_REPLICATION_FACTOR, MAX_TOPICS,
+    MAX_BROKERS, MAX_CONTROLLERS, MAX_COORDINATORS, MAX_NEEDED_LOG_DIRS, MAX_PARTITIONS,
+    MAX_PARTITIONS_PER_TOPIC, MAX_REPLICATION_FACTOR, MAX_TOPICS,
 };
-use crate::{BrokerId, TopicId};
-use std::collections::BTreeSet;
+use super::shards::shards;
+use crate::{BrokerId, CoordinatorId, TopicId, TopicPartition};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An image that no sequence of commands can make.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +59,57 @@ pub fn check(image: &MetadataImage) -> Result<(), Violation> {
     let partitions: usize = image.topics().map(|topic| topic.partitions.len()).sum();
     ensure!(partitions == image.partition_count, "{partitions} partitions, not {}", image.partition_count);
     ensure!(partitions <= MAX_PARTITIONS, "{partitions} partitions");
+    check_coordinators(image)?;
+    check_leases(image)
+}
+
+fn check_coordinators(image: &MetadataImage) -> Result<(), Violation> {
+    ensure!(image.coordinators.len() <= MAX_COORDINATORS, "{} coordinators", image.coordinators.len());
+    for (id, coordinator) in image.coordinators.iter() {
+        ensure!(*id == coordinator.id && id.get() >= 0, "coordinator {} is filed under {id}", coordinator.id);
+        let registered_in_the_past =
+            u64::try_from(coordinator.epoch.get()).is_ok_and(|at| at <= image.version.get());
+        ensure!(
+            registered_in_the_past,
+            "coordinator {id} has epoch {} at version {}",
+            coordinator.epoch,
+            image.version
+        );
+        ensure!(coordinator.endpoint.is_valid(), "coordinator {id} is at {}", coordinator.endpoint);
+    }
+    Ok(())
+}
+
+fn check_leases(image: &MetadataImage) -> Result<(), Violation> {
+    let shards: BTreeSet<TopicPartition> = shards(image).collect();
+    let active = image.coordinators().filter(|one| one.is_active());
+    let mut held: BTreeMap<CoordinatorId, usize> = active.map(|one| (one.id, 0)).collect();
+    let mut writers = BTreeSet::new();
+    let mut all_owned = image.leases.len() == shards.len();
+    for (shard, lease) in image.leases() {
+        ensure!(shards.contains(shard), "{shard} is leased but no shard");
+        ensure!(lease.epoch.get() >= 0, "the lease of {shard} has epoch {}", lease.epoch);
+        let (id, epoch) = (lease.producer_id.get(), lease.producer_epoch.get());
+        let has_writer = (0..image.next_producer_id).contains(&id) && epoch >= 0;
+        ensure!(
+            has_writer || (id, epoch) == (-1, -1),
+            "{shard} is written by producer {id} in epoch {epoch}"
+        );
+        ensure!(!has_writer || writers.insert(id), "{shard} is written by producer {id}, as another shard");
+        match lease.coordinator {
+            Some(owner) => {
+                ensure!(lease.epoch.get() > 0 && has_writer, "{shard} has an owner and no epochs: {lease:?}");
+                let count = held.get_mut(&owner);
+                ensure!(count.is_some(), "{shard} is leased to coordinator {owner}, which is not active");
+                count.into_iter().for_each(|count| *count += 1);
+            }
+            // Only when the producer ids are used up, or by a version that did not hand them out.
+            None => all_owned = false,
+        }
+    }
+    let (least, most) = (held.values().min(), held.values().max());
+    let even = most.zip(least).is_none_or(|(most, least)| most - least <= 1);
+    ensure!(even || !all_owned, "the shards are not spread evenly: {held:?}");
     Ok(())
 }
 

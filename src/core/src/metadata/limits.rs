@@ -38,3 +38,5 @@ pub const MAX_PARTITION_CHANGES: usize = 10_000;
 pub const MAX_PLANNED_MOVES: usize = 2_000;
 /// Controllers in a cluster, learners included.
 pub const MAX_CONTROLLERS: usize = 32;
+/// Coordinators in a cluster, fenced ones included; beyond it the one that is gone for longest is forgotten.
+pub const MAX_COORDINATORS: usize = 1_000;

@@ -1,6 +1,6 @@
 //! Brokers come, go and return.
 
-use super::{activity, current_broker, find_changes, put_changes, rules};
+use super::{activity, current_broker, find_changes, is_word, put_changes, rules};
 use crate::metadata::command::{BrokerRef, DrainBroker, Refusal, RegisterBroker, Response};
 use crate::metadata::election::{self, Returned};
 use crate::metadata::image::{BrokerRegistration, Endpoint, MetadataImage, PartitionImage};
@@ -222,8 +222,4 @@ fn check_registration(image: &MetadataImage, command: &RegisterBroker) -> Result
         return invalid("log_directory_ids", message);
     }
     Ok(())
-}
-
-fn is_word(text: &str, max_len: usize) -> bool {
-    !text.is_empty() && text.len() <= max_len && text.bytes().all(|b| b.is_ascii_graphic())
 }

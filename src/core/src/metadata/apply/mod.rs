@@ -3,6 +3,7 @@
 
 mod brokers;
 mod controllers;
+mod coordinators;
 mod elections;
 mod partitions;
 mod reassignments;
@@ -53,6 +54,9 @@ pub fn apply(
         Command::DrainBroker(command) => brokers::drain(image, *command),
         Command::PutController(command) => controllers::put(image, command),
         Command::RemoveController(id) => controllers::remove(image, *id),
+        Command::RegisterCoordinator(command) => coordinators::register(image, command),
+        Command::FenceCoordinator(coordinator) => coordinators::fence(image, *coordinator),
+        Command::BeginCoordinatorShutdown(coordinator) => coordinators::begin_shutdown(image, *coordinator),
     }
 }
 
@@ -125,6 +129,11 @@ fn current_broker(image: &MetadataImage, broker: BrokerRef) -> Result<&Arc<Broke
         return Err(Refusal::field(ErrorCode::StaleBrokerEpoch, "broker_epoch", message));
     }
     Ok(registration)
+}
+
+/// Whether a text from outside may name a rack, a directory: visible, of bounded length.
+fn is_word(text: &str, max_len: usize) -> bool {
+    !text.is_empty() && text.len() <= max_len && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// Whether a broker may lead, by its registration.

@@ -1,5 +1,6 @@
 //! Partitions are added and changed.
 
+use super::coordinators::hand_out_shards;
 use super::{TopicChanges, activity, current_broker, existing_partition, existing_topic, put_changes, rules};
 use crate::metadata::command::{
     AlterPartition, AlterPartitions, BrokerRef, CreatePartitions, IsrChange, PartitionState, Refusal,
@@ -56,6 +57,7 @@ pub(super) fn create(image: &mut MetadataImage, command: &CreatePartitions) -> R
     if let Some(topic) = Arc::make_mut(&mut image.topics).get_mut(&name) {
         Arc::make_mut(topic).partitions.extend(new);
     }
+    hand_out_shards(image, None);
     Ok(Response::Topic { name, id })
 }
 

@@ -1,5 +1,6 @@
 //! Topics are created, configured and deleted.
 
+use super::coordinators::hand_out_shards;
 use super::partitions::{check_assignments, check_room, check_total, new_partition, spread};
 use super::{activity, existing_topic, find_changes_of, put_changes, rules};
 use crate::config::{self, ConfigError, Overrides, TopicConfig};
@@ -55,6 +56,7 @@ pub(super) fn create(image: &mut MetadataImage, command: &CreateTopic) -> Result
     };
     Arc::make_mut(&mut image.topic_names).insert(topic.id, topic.name.clone());
     Arc::make_mut(&mut image.topics).insert(topic.name.clone(), Arc::new(topic));
+    hand_out_shards(image, None);
     Ok(Response::Topic { name: command.name.clone(), id: command.id })
 }
 
@@ -74,6 +76,7 @@ pub(super) fn delete(image: &mut MetadataImage, command: &DeleteTopic) -> Result
     image.partition_count = image.partition_count.saturating_sub(topic.partitions.len());
     Arc::make_mut(&mut image.topic_names).remove(&topic.id);
     Arc::make_mut(&mut image.topics).remove(&topic.name);
+    hand_out_shards(image, None);
     Ok(Response::Topic { name: topic.name.clone(), id: topic.id })
 }
 

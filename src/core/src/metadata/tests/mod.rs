@@ -5,6 +5,7 @@ mod brokers;
 mod catalogue;
 mod codec;
 mod committed;
+mod coordinators;
 mod eligible;
 mod properties;
 mod reassignments;

@@ -1,5 +1,6 @@
 //! Random histories: whatever is asked in whatever order, the invariants hold, and every replica of the machine agrees.
 
+use super::coordinators::{coordinator, offsets_topic};
 use super::*;
 use crate::metadata::codec::{decode_command, decode_image, encode_command, encode_image};
 use proptest::prelude::*;
@@ -22,6 +23,9 @@ enum Op {
     Drain { broker: i32, cancel: bool },
     Controller { id: u64, port: u16, remove: bool },
     Elect { topics: Vec<u8>, unclean: bool },
+    CreateOffsets { partitions: i32 },
+    CoordinatorComes { id: i32, incarnation: u8 },
+    CoordinatorGoes { id: i32, stale: bool, politely: bool },
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -51,6 +55,10 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (0u64..4, 0u16..3, any::<bool>()).prop_map(|(id, port, remove)| Op::Controller { id, port, remove }),
         2 => (prop::collection::vec(0u8..3, 0..2), any::<bool>())
             .prop_map(|(topics, unclean)| Op::Elect { topics, unclean }),
+        1 => (1i32..9).prop_map(|partitions| Op::CreateOffsets { partitions }),
+        3 => (0i32..4, 0u8..3).prop_map(|(id, incarnation)| Op::CoordinatorComes { id, incarnation }),
+        2 => (0i32..4, prop::bool::weighted(0.1), any::<bool>())
+            .prop_map(|(id, stale, politely)| Op::CoordinatorGoes { id, stale, politely }),
     ];
     prop::collection::vec(op, 1..80)
 }
@@ -200,6 +208,18 @@ fn command_for(op: &Op, image: &MetadataImage) -> Command {
             let at = |topic| TopicPartition::new(topic_name(topic), PartitionId(0));
             Command::ElectLeaders(ElectLeaders { partitions: topics.into_iter().map(at).collect(), unclean })
         }
+        Op::CreateOffsets { partitions } => {
+            Command::CreateTopic(CreateTopic { id: fresh_id(9), ..offsets_topic(partitions) })
+        }
+        Op::CoordinatorComes { id, incarnation } => {
+            Command::RegisterCoordinator(coordinator(id, incarnation))
+        }
+        Op::CoordinatorGoes { id, stale, politely } => {
+            let known = image.coordinator(CoordinatorId(id));
+            let epoch = known.map_or(0, |known| known.epoch.get()) - i64::from(stale);
+            let at = CoordinatorRef { id: CoordinatorId(id), epoch: CoordinatorEpoch(epoch) };
+            if politely { Command::BeginCoordinatorShutdown(at) } else { Command::FenceCoordinator(at) }
+        }
     }
 }
 
@@ -265,6 +285,22 @@ fn check_step(before: &MetadataImage, after: &MetadataImage, command: &Command) 
     for broker in after.brokers() {
         let old = before.broker(broker.id).map_or(BrokerEpoch(0), |broker| broker.epoch);
         prop_assert!(old <= broker.epoch);
+    }
+    let anyone = after.coordinators().any(|one| one.is_active());
+    for (shard, lease) in after.leases() {
+        let what = format!("{shard} {lease:?} after {command:?}");
+        prop_assert_eq!(lease.coordinator.is_some(), anyone, "{}", what);
+        let Some(old) = before.lease(shard) else { continue };
+        prop_assert!(old.epoch <= lease.epoch, "{}", what);
+        prop_assert!(old.coordinator == lease.coordinator || old.epoch < lease.epoch, "{}", what);
+        prop_assert!(
+            old.epoch == lease.epoch
+                || lease.coordinator.is_none()
+                || old.producer_id != lease.producer_id
+                || old.producer_epoch < lease.producer_epoch,
+            "a former owner could write: {}",
+            what
+        );
     }
     Ok(())
 }
