@@ -8,6 +8,7 @@
 pub mod assignor;
 pub mod heartbeat;
 pub mod ids;
+pub mod marker;
 pub mod offsets;
 mod reconcile;
 pub mod records;
@@ -20,6 +21,7 @@ mod tests;
 pub use assignor::{Assignment, Assignor, Subscriber, TopicSpec};
 pub use heartbeat::{Heartbeat, HeartbeatAnswer, TopicLookup};
 pub use ids::{GroupId, InstanceId, MemberEpoch, MemberId};
+pub use marker::{LEASE_MARKER, LeaseMarker, decode_lease_marker, lease_marker};
 pub use offsets::Committer;
 pub use records::{Change, GroupRecord};
 pub use shard::{OFFSETS_TOPIC, shard_of};

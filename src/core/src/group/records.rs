@@ -349,14 +349,14 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn pack<T: Serialize>(value: &T) -> Vec<u8> {
+pub(super) fn pack<T: Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = vec![VALUE_FORMAT];
     rmp_serde::encode::write_named(&mut bytes, value)
         .expect("writing to memory cannot fail, and every sequence of ours knows its length");
     bytes
 }
 
-fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
+pub(super) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
     if bytes.len() > MAX_VALUE_BYTES {
         return Err(RecordError::Malformed("a value is too long"));
     }
