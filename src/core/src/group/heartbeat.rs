@@ -58,7 +58,7 @@ pub trait TopicLookup {
     /// The topic of that name.
     fn topic(&self, name: &TopicName) -> Option<(TopicId, i32)>;
     /// The topics that a pattern matches; empty when it is not resolved yet.
-    fn matching(&self, pattern: &str) -> BTreeSet<TopicName>;
+    fn matching(&self, pattern: &str) -> Arc<BTreeSet<TopicName>>;
 }
 
 impl Group {
@@ -68,7 +68,7 @@ impl Group {
     pub fn heartbeat(
         &self,
         beat: &Heartbeat,
-        topics: &impl TopicLookup,
+        topics: &(impl TopicLookup + ?Sized),
         now: Timestamp,
     ) -> Result<(Vec<Change>, HeartbeatAnswer), Refusal> {
         match beat.epoch {
@@ -85,7 +85,7 @@ impl Group {
     fn join(
         &self,
         beat: &Heartbeat,
-        topics: &impl TopicLookup,
+        topics: &(impl TopicLookup + ?Sized),
     ) -> Result<(Vec<Change>, HeartbeatAnswer), Refusal> {
         let subscription = beat.subscription.as_ref().ok_or_else(|| {
             let message = "a member that joins names its topics";
@@ -140,7 +140,7 @@ impl Group {
     fn beat(
         &self,
         beat: &Heartbeat,
-        topics: &impl TopicLookup,
+        topics: &(impl TopicLookup + ?Sized),
     ) -> Result<(Vec<Change>, HeartbeatAnswer), Refusal> {
         let member = self.known(&beat.member, beat.instance.as_ref())?;
         let owned = |has: &Partitions| has.iter().all(|at| member.current.holds(at).is_some());
@@ -244,7 +244,7 @@ impl Group {
     }
 
     /// Notes that the assignment may have to change.
-    fn bump(&mut self, topics: &impl TopicLookup) {
+    fn bump(&mut self, topics: &(impl TopicLookup + ?Sized)) {
         self.epoch.0 = self.epoch.0.saturating_add(1);
         self.topics = Arc::new(self.counts(topics));
     }
@@ -259,22 +259,24 @@ impl Group {
     }
 
     /// Every member's topics, those that exist.
-    pub fn resolved(&self, topics: &impl TopicLookup) -> BTreeMap<MemberId, BTreeSet<TopicId>> {
+    pub fn resolved(&self, topics: &(impl TopicLookup + ?Sized)) -> BTreeMap<MemberId, BTreeSet<TopicId>> {
         let of = |member: &Member| {
             let matched = member.subscription.pattern.as_deref().map(|pattern| topics.matching(pattern));
-            let names = member.subscription.topics.iter().cloned().chain(matched.into_iter().flatten());
-            names.filter_map(|name| Some(topics.topic(&name)?.0)).collect()
+            let names =
+                member.subscription.topics.iter().chain(matched.iter().flat_map(|names| names.iter()));
+            names.filter_map(|name| Some(topics.topic(name)?.0)).collect()
         };
         self.members.iter().map(|(id, member)| (id.clone(), of(member))).collect()
     }
 
     /// The partition counts of all subscribed topics.
-    pub fn counts(&self, topics: &impl TopicLookup) -> BTreeMap<TopicId, i32> {
+    pub fn counts(&self, topics: &(impl TopicLookup + ?Sized)) -> BTreeMap<TopicId, i32> {
         let mut counts = BTreeMap::new();
         for member in self.members.values() {
             let matched = member.subscription.pattern.as_deref().map(|pattern| topics.matching(pattern));
-            let names = member.subscription.topics.iter().cloned().chain(matched.into_iter().flatten());
-            counts.extend(names.filter_map(|name| topics.topic(&name)));
+            let names =
+                member.subscription.topics.iter().chain(matched.iter().flat_map(|names| names.iter()));
+            counts.extend(names.filter_map(|name| topics.topic(name)));
         }
         counts
     }

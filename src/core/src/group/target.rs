@@ -17,7 +17,7 @@ impl Group {
     /// moment are one assignment.
     pub fn assign(
         &self,
-        topics: &impl TopicLookup,
+        topics: &(impl TopicLookup + ?Sized),
         specs: impl Fn(TopicId) -> Option<TopicSpec>,
     ) -> Vec<Change> {
         if self.epoch == self.target_epoch {
@@ -50,7 +50,7 @@ impl Group {
     }
 
     /// The change that makes the group look at its topics again, if any of them came, went or grew.
-    pub fn topics_changed(&self, topics: &impl TopicLookup) -> Option<Change> {
+    pub fn topics_changed(&self, topics: &(impl TopicLookup + ?Sized)) -> Option<Change> {
         if self.members.is_empty() || self.counts(topics) == *self.topics {
             return None;
         }

@@ -7,6 +7,7 @@ use crate::metadata::command::Refusal;
 use crate::{ErrorCode, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId, TopicName};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Topics t1, t2, .. with so many partitions.
@@ -24,8 +25,8 @@ impl TopicLookup for World {
         self.0.get(name).map(|count| (id_of(name), *count))
     }
 
-    fn matching(&self, pattern: &str) -> BTreeSet<TopicName> {
-        self.0.keys().filter(|name| name.as_str().starts_with(pattern)).cloned().collect()
+    fn matching(&self, pattern: &str) -> Arc<BTreeSet<TopicName>> {
+        Arc::new(self.0.keys().filter(|name| name.as_str().starts_with(pattern)).cloned().collect())
     }
 }
 
