@@ -23,6 +23,8 @@ pub struct TopicSettings {
     pub timestamp_after_max_ms: Option<i64>,
     /// `write.caching`.
     pub write_caching: bool,
+    /// Whether `cleanup.policy` has `compact`: then a record without a key is refused.
+    pub keys_required: bool,
 }
 
 impl From<&TopicConfig> for TopicSettings {
@@ -35,6 +37,7 @@ impl From<&TopicConfig> for TopicSettings {
             timestamp_before_max_ms: config.message_timestamp_before_max_ms,
             timestamp_after_max_ms: config.message_timestamp_after_max_ms,
             write_caching: config.write_caching,
+            keys_required: config.cleanup_policy.compact,
         }
     }
 }

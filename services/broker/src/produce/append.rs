@@ -64,6 +64,7 @@ pub fn append_batch(
         max_batch_bytes: settings.max_message_bytes,
         max_inflated_bytes,
         max_records: MAX_BATCH_RECORDS,
+        keys_required: settings.keys_required,
     };
     let mut batch = ValidBatch::check(bytes, &limits).map_err(|error| refusal::batch(&error, field))?;
     let header = *batch.header();

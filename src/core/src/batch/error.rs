@@ -78,6 +78,9 @@ pub enum BatchError {
         /// The records'.
         records: i64,
     },
+    /// A record has no key, in a compacted topic.
+    #[error("record {0} has no key, which a compacted topic (cleanup.policy) requires")]
+    NoKey(i32),
     /// Producer id, epoch and sequence do not go together.
     #[error("producer id, epoch and sequence do not go together")]
     ProducerFields,
@@ -101,6 +104,7 @@ impl BatchError {
             | BatchError::Inflate(InflateError::TooLarge { .. }) => ErrorCode::MessageTooLarge,
             BatchError::Codec(_) => ErrorCode::UnsupportedCompression,
             BatchError::MaxTimestamp { .. } | BatchError::LogAppendTime => ErrorCode::InvalidTimestamp,
+            BatchError::NoKey(_) => ErrorCode::InvalidRequest,
             _ => ErrorCode::CorruptBatch,
         }
     }

@@ -131,6 +131,16 @@ pub struct RecordsPosition {
 }
 
 impl<'a> Records<'a> {
+    /// The records in `body`, inflated if the batch is compressed.
+    pub(super) const fn of(header: BatchHeader, body: &'a [u8]) -> Records<'a> {
+        Records { header, rest: body, next: 0, least_delta: 0 }
+    }
+
+    /// How many bytes of `body`, with which the walk began, lie behind it.
+    pub(super) const fn walked(&self, body: &[u8]) -> usize {
+        body.len() - self.rest.len()
+    }
+
     /// Where the walk stands.
     #[inline]
     pub fn position(&self) -> RecordsPosition {

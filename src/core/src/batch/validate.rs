@@ -17,11 +17,18 @@ pub struct Limits {
     pub max_inflated_bytes: usize,
     /// Records in it.
     pub max_records: usize,
+    /// Whether each record must have a key, as in a compacted topic.
+    pub keys_required: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { max_batch_bytes: 1_048_588, max_inflated_bytes: 64 << 20, max_records: 1 << 20 }
+        Limits {
+            max_batch_bytes: 1_048_588,
+            max_inflated_bytes: 64 << 20,
+            max_records: 1 << 20,
+            keys_required: false,
+        }
     }
 }
 
@@ -55,7 +62,7 @@ impl ValidBatch {
     /// producer's epoch and sequence must agree with its id, where Kafka looks at the sequence only.
     ///
     /// Errors: a [`BatchError`], whose [`code`](BatchError::code) is one of `CORRUPT_BATCH`, `MESSAGE_TOO_LARGE`,
-    /// `INVALID_TIMESTAMP` and `UNSUPPORTED_COMPRESSION`.
+    /// `INVALID_TIMESTAMP`, `INVALID_REQUEST` (a record without a key where keys are required) and `UNSUPPORTED_COMPRESSION`.
     pub fn check(bytes: Bytes, limits: &Limits) -> Result<ValidBatch, BatchError> {
         Self::check_from(Sender::Producer, bytes, limits)
     }
@@ -73,9 +80,10 @@ impl ValidBatch {
         let codec = check_header(sender, &header, limits)?;
         let body = &bytes[HEADER_LEN..];
         match codec {
-            Compression::None => check_records(&header, body)?,
+            Compression::None => check_records(&header, body, limits)?,
             codec => {
-                inflated(codec, body, limits.max_inflated_bytes, |records| check_records(&header, records))?
+                let check = |records: &[u8]| check_records(&header, records, limits);
+                inflated(codec, body, limits.max_inflated_bytes, check)?
             }
         }
         Ok(ValidBatch { header, bytes })
@@ -180,12 +188,15 @@ fn check_header(sender: Sender, header: &BatchHeader, limits: &Limits) -> Result
     if coherent { Ok(codec) } else { Err(BatchError::ProducerFields) }
 }
 
-fn check_records(header: &BatchHeader, mut rest: &[u8]) -> Result<(), BatchError> {
+fn check_records(header: &BatchHeader, mut rest: &[u8], limits: &Limits) -> Result<(), BatchError> {
     let mut max_timestamp = Timestamp(i64::MIN);
     for index in 0..header.record_count {
         let record = take_record(&mut rest).map_err(|what| BatchError::Record { index, what })?;
         if record.offset_delta != index {
             return Err(BatchError::Record { index, what: "its offset is out of order" });
+        }
+        if limits.keys_required && record.key.is_none() && !header.attributes.is_control() {
+            return Err(BatchError::NoKey(index));
         }
         max_timestamp = max_timestamp.max(record.timestamp(header));
     }

@@ -313,7 +313,10 @@ pub(super) fn home(storage: &Arc<dyn Storage>, path: PathBuf, partition: &TopicP
     Home { storage: Arc::clone(storage), dir: path.into(), partition: Arc::new(partition.clone()) }
 }
 
-#[allow(clippy::too_many_arguments, reason = "each is a different thing, and the only caller has them at hand")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "each is a different thing, and the only caller has them at hand"
+)]
 fn create(
     storage: &Arc<dyn Storage>,
     dir: &DataDir,

@@ -240,6 +240,25 @@ fn what_does_not_inflate_is_refused_for_every_codec() {
 }
 
 #[test]
+fn a_record_without_a_key_is_refused_where_keys_are_required() {
+    use crate::batch::{BatchBuilder, ProducerStamp};
+    for codec in [Compression::None, Compression::Zstd] {
+        let mut builder = BatchBuilder::new(codec, 1 << 10);
+        builder.append(Timestamp(1), Some(b"k"), Some(b"v"), &[]);
+        let keyed = builder.finish(ProducerStamp::NONE);
+        let mut builder = BatchBuilder::new(codec, 1 << 10);
+        builder.append(Timestamp(1), Some(b""), None, &[]);
+        builder.append(Timestamp(1), None, Some(b"v"), &[]);
+        let keyless = builder.finish(ProducerStamp::NONE);
+        let compacted = Limits { keys_required: true, ..Limits::default() };
+        ValidBatch::check(keyed, &compacted).unwrap();
+        ValidBatch::check(keyless.clone(), &Limits::default()).unwrap();
+        let error = ValidBatch::check(keyless, &compacted).unwrap_err();
+        assert_eq!((error.code(), error), (ErrorCode::InvalidRequest, BatchError::NoKey(1)));
+    }
+}
+
+#[test]
 fn limits_are_exact_and_have_the_code_of_their_size() {
     let bytes = Bytes::from(good(Compression::None));
     let limits = |bytes: usize, records: usize| Limits {
