@@ -6,15 +6,20 @@
 //! ```
 
 pub mod assignor;
+mod bytes;
 pub mod heartbeat;
 pub mod ids;
 pub mod marker;
+pub mod member;
+mod offset_value;
 pub mod offsets;
+pub mod positions;
 mod reconcile;
 pub mod records;
+mod replay;
 mod shard;
 pub mod state;
-mod target;
+pub mod target;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +27,9 @@ pub use assignor::{Assignment, Assignor, Subscriber, TopicSpec};
 pub use heartbeat::{Heartbeat, HeartbeatAnswer, TopicLookup};
 pub use ids::{GroupId, InstanceId, MemberEpoch, MemberId};
 pub use marker::{LEASE_MARKER, LeaseMarker, decode_lease_marker, lease_marker};
+pub use member::Membership;
 pub use offsets::Committer;
+pub use positions::{Places, Position, Positions};
 pub use records::{Change, GroupRecord};
 pub use shard::{OFFSETS_TOPIC, shard_of};
 pub use state::{CommittedOffset, Current, Group, GroupState, Member, Subscription};
