@@ -2,9 +2,11 @@
 
 use crate::node::unknown_topic;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use thalweg_core::config::CATALOGUE;
-use thalweg_core::metadata::{BrokerRegistration, MetadataImage, TopicImage};
-use thalweg_core::{BrokerId, TopicName};
+use thalweg_core::metadata::balance::stuck_drains;
+use thalweg_core::metadata::{BrokerRegistration, CoordinatorRegistration, MetadataImage, TopicImage};
+use thalweg_core::{BrokerId, CoordinatorId, TopicName};
 pub use thalweg_proto::convert::topic;
 use thalweg_proto::internal::v1 as internal;
 use thalweg_proto::{ApiError, v1};
@@ -26,7 +28,27 @@ pub fn broker(broker: &BrokerRegistration) -> v1::Broker {
         draining: broker.draining,
         replica_count: 0,
         leader_count: 0,
+        drain_nowhere_to_go: 0,
+        drain_offline: 0,
     }
+}
+
+/// The coordinators, by id.
+fn coordinators(image: &MetadataImage) -> Vec<v1::Coordinator> {
+    let mut shards: BTreeMap<CoordinatorId, u32> = BTreeMap::new();
+    for owner in image.leases().filter_map(|(_, lease)| lease.coordinator) {
+        *shards.entry(owner).or_default() += 1;
+    }
+    let described = |known: &Arc<CoordinatorRegistration>| v1::Coordinator {
+        id: known.id.get(),
+        endpoint: known.endpoint.to_string(),
+        rack: known.rack.clone().unwrap_or_default(),
+        fenced: known.fenced,
+        stopping: known.in_controlled_shutdown,
+        epoch: known.epoch.get(),
+        shard_count: shards.get(&known.id).copied().unwrap_or(0),
+    };
+    image.coordinators().map(described).collect()
 }
 
 /// The named topics, each once however often it is named, or all that are not internal: the cluster bounds how many there
@@ -143,6 +165,15 @@ pub fn cluster(image: &MetadataImage) -> v1::DescribeClusterResponse {
             leader.leader_count += 1;
         }
     }
+    // Only for drains: it looks at every partition once more.
+    if image.brokers().any(|broker| broker.draining) {
+        for (id, stuck) in stuck_drains(image) {
+            if let Some(broker) = brokers.get_mut(&id) {
+                broker.drain_nowhere_to_go = total(stuck.nowhere_to_go);
+                broker.drain_offline = total(stuck.offline);
+            }
+        }
+    }
     v1::DescribeClusterResponse {
         cluster_id: image.cluster_id().map(ToString::to_string).unwrap_or_default(),
         brokers: brokers.into_values().collect(),
@@ -151,6 +182,7 @@ pub fn cluster(image: &MetadataImage) -> v1::DescribeClusterResponse {
         partition_count: total(image.partition_count()),
         under_replicated_partitions: under_replicated,
         offline_partitions: offline,
+        coordinators: coordinators(image),
         ..Default::default()
     }
 }
@@ -181,12 +213,13 @@ fn total(n: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use thalweg_core::metadata::command::PutController;
+    use thalweg_core::group::OFFSETS_TOPIC;
     use thalweg_core::metadata::command::{
-        BrokerRef, CreateTopic, InitCluster, PlacementSpec, RegisterBroker,
+        BrokerRef, CoordinatorRef, CreateTopic, DrainBroker, InitCluster, PlacementSpec, PutController, RegisterBroker,
+        RegisterCoordinator,
     };
     use thalweg_core::metadata::{Command, Response, apply};
-    use thalweg_core::{ClusterId, MetadataVersion, NodeId, TopicId};
+    use thalweg_core::{ClusterId, CoordinatorEpoch, MetadataVersion, NodeId, TopicId};
 
     fn image(topics: u32) -> MetadataImage {
         let (mut image, mut version) = (MetadataImage::new(), 0);
@@ -243,6 +276,53 @@ mod tests {
         let found = cluster(&image(3));
         assert_eq!((found.brokers[0].replica_count, found.brokers[0].leader_count), (3, 3));
         assert_eq!((found.partition_count, found.offline_partitions), (3, 0));
+    }
+
+    #[test]
+    fn a_drain_that_cannot_end_says_so() {
+        let mut image = image(3);
+        let drain = DrainBroker { id: BrokerId(0), cancel: false };
+        apply(&mut image, MetadataVersion(100), &Command::DrainBroker(drain)).unwrap();
+        let found = cluster(&image);
+        assert!(found.brokers[0].draining);
+        assert_eq!((found.brokers[0].drain_nowhere_to_go, found.brokers[0].drain_offline), (3, 0));
+    }
+
+    #[test]
+    fn coordinators_are_described_with_their_shards() {
+        let mut image = image(0);
+        let offsets = CreateTopic {
+            name: TopicName::new(OFFSETS_TOPIC).unwrap(),
+            id: TopicId([1; 16]),
+            placement: PlacementSpec::Counts { partitions: 3, replication_factor: 1 },
+            overrides: Default::default(),
+            seed: 0,
+            internal: true,
+        };
+        let register = |id: i32| {
+            Command::RegisterCoordinator(RegisterCoordinator {
+                id: CoordinatorId(id),
+                cluster_id: None,
+                incarnation: [1; 16],
+                endpoint: format!("c{id}:1").parse().unwrap(),
+                rack: Some("r".to_owned()),
+            })
+        };
+        let stop = CoordinatorRef { id: CoordinatorId(7), epoch: CoordinatorEpoch(102) };
+        let commands = [
+            Command::CreateTopic(offsets),
+            register(4),
+            register(7),
+            register(5),
+            Command::BeginCoordinatorShutdown(stop),
+        ];
+        for (version, command) in (100..).zip(commands) {
+            apply(&mut image, MetadataVersion(version), &command).unwrap();
+        }
+        let found = cluster(&image).coordinators;
+        let shards: Vec<_> = found.iter().map(|one| (one.id, one.shard_count, one.stopping)).collect();
+        assert_eq!(shards, [(4, 2, false), (5, 1, false), (7, 0, true)]);
+        assert_eq!((found[0].endpoint.as_str(), found[0].rack.as_str(), found[0].epoch), ("c4:1", "r", 101));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 use thalweg_core::NodeId;
 use thalweg_core::metadata::Endpoint;
-use thalweg_core::metadata::limits::MAX_CONTROLLERS;
+use thalweg_core::metadata::limits::{MAX_CONTROLLERS, MAX_PARTITIONS_PER_TOPIC, MAX_REPLICATION_FACTOR};
 
 /// Partitions of a topic whose creator names no number (`num.partitions`).
 pub const DEFAULT_PARTITIONS: i32 = 1;
@@ -17,7 +17,13 @@ pub const DEFAULT_PARTITIONS: i32 = 1;
 pub const DEFAULT_REPLICATION_FACTOR: i32 = 1;
 /// A broker that sends no heartbeat for so long is fenced (`broker.session.timeout.ms`).
 pub const BROKER_SESSION: Duration = Duration::from_secs(9);
-/// A broker whose session's stream ended and that does not come back within this is fenced.
+/// A coordinator that sends no heartbeat for so long is fenced.
+pub const COORDINATOR_SESSION: Duration = Duration::from_secs(6);
+/// Partitions of the topic that holds groups and their offsets (`offsets.topic.num.partitions`).
+pub const OFFSETS_TOPIC_PARTITIONS: i32 = 50;
+/// Replicas of that topic (`offsets.topic.replication.factor`).
+pub const OFFSETS_TOPIC_REPLICATION_FACTOR: i32 = 3;
+/// A process whose session's stream ended and that does not come back within this is fenced.
 pub const SESSION_GRACE: Duration = Duration::from_millis(500);
 /// How often the leader looks whether too many leaderships are not where they should be
 /// (`leader.imbalance.check.interval.seconds`).
@@ -91,8 +97,14 @@ pub struct ControllerConfig {
     pub default_replication_factor: i32,
     /// A broker that sends no heartbeat for so long is fenced. Default 9 s.
     pub broker_session: Duration,
-    /// A broker whose session's stream ended is fenced if it does not come back within this. Default 500 ms.
+    /// A coordinator that sends no heartbeat for so long is fenced. Default 6 s.
+    pub coordinator_session: Duration,
+    /// A broker or coordinator whose session's stream ended is fenced if it does not come back within this. Default 500 ms.
     pub session_grace: Duration,
+    /// Partitions of the topic that holds groups and their offsets, from when it is created. Default 50.
+    pub offsets_topic_partitions: i32,
+    /// Replicas of that topic; it is created when there are so many brokers. Default 3.
+    pub offsets_topic_replication_factor: i32,
     /// How often leaderships go back to the preferred replicas. Default 300 s; zero: never.
     pub leader_balance_interval: Duration,
     /// Per cent of a broker's preferred leaderships that may be elsewhere before that happens. Default 10.
@@ -122,7 +134,10 @@ impl ControllerConfig {
             default_partitions: DEFAULT_PARTITIONS,
             default_replication_factor: DEFAULT_REPLICATION_FACTOR,
             broker_session: BROKER_SESSION,
+            coordinator_session: COORDINATOR_SESSION,
             session_grace: SESSION_GRACE,
+            offsets_topic_partitions: OFFSETS_TOPIC_PARTITIONS,
+            offsets_topic_replication_factor: OFFSETS_TOPIC_REPLICATION_FACTOR,
             leader_balance_interval: LEADER_BALANCE_INTERVAL,
             leader_imbalance_percent: LEADER_IMBALANCE_PERCENT,
             auto_balance: true,
@@ -159,8 +174,16 @@ impl ControllerConfig {
         if self.join && self.voters.is_empty() {
             return wrong("a controller that joins must be told where the running group is".to_owned());
         }
-        if self.broker_session.is_zero() || self.raft_tick.is_zero() {
-            return wrong("the broker session and the raft tick must be longer than 0".to_owned());
+        if [self.broker_session, self.coordinator_session, self.raft_tick].iter().any(Duration::is_zero) {
+            return wrong("the sessions and the raft tick must be longer than 0".to_owned());
+        }
+        let within = |given: i32, most| (1..=most).contains(&usize::try_from(given).unwrap_or(0));
+        if !within(self.offsets_topic_partitions, MAX_PARTITIONS_PER_TOPIC)
+            || !within(self.offsets_topic_replication_factor, MAX_REPLICATION_FACTOR)
+        {
+            return wrong(format!(
+                "the topic of groups has 1 to {MAX_PARTITIONS_PER_TOPIC} partitions and 1 to {MAX_REPLICATION_FACTOR} replicas"
+            ));
         }
         if self.max_moves == 0 || self.max_moves_per_broker == 0 {
             return wrong("at least one partition must be allowed to move at a time".to_owned());
@@ -215,6 +238,10 @@ mod tests {
             config(&["1@a:1", "1@b:1"], false),
             config(&["1@a:1", "2@a:1"], false),
             ControllerConfig { node_id: NodeId(0), ..config(&[], false) },
+            ControllerConfig { offsets_topic_partitions: 0, ..config(&[], false) },
+            ControllerConfig { offsets_topic_partitions: 10_001, ..config(&[], false) },
+            ControllerConfig { offsets_topic_replication_factor: -1, ..config(&[], false) },
+            ControllerConfig { coordinator_session: Duration::ZERO, ..config(&[], false) },
         ] {
             assert!(matches!(bad.check(), Err(StartError::Config(_))), "{bad:?}");
         }

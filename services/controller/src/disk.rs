@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 /// Bytes that must be available for a change of metadata.
 const KEEP_FREE: u64 = 16 * 1024 * 1024;
-/// Bytes that must be available for what keeps brokers going, or frees space.
+/// Bytes that must be available for what keeps brokers and coordinators going, or frees space.
 const KEEP_FREE_URGENT: u64 = 4 * 1024 * 1024;
 /// How long an answer of the file system is good for.
 const GOOD_FOR: Duration = Duration::from_millis(100);
@@ -76,7 +76,7 @@ impl Disk {
     }
 }
 
-/// Without these a broker cannot come back after a restart, and no topic can be deleted to make room.
+/// Without these a broker or coordinator cannot come back after a restart, and no topic can be deleted to make room.
 fn is_urgent(command: &Command) -> bool {
     matches!(
         command,
@@ -87,6 +87,9 @@ fn is_urgent(command: &Command) -> bool {
             | Command::DeleteTopic(_)
             | Command::AlterPartition(_)
             | Command::AlterPartitions(_)
+            | Command::RegisterCoordinator(_)
+            | Command::FenceCoordinator(_)
+            | Command::BeginCoordinatorShutdown(_)
     )
 }
 

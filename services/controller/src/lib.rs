@@ -9,36 +9,43 @@
 //!                        RaftService, other controllers                             │
 //!   brokers ◀── WatchImage: a snapshot, then the committed commands ◀──────────────┘
 //! ```
-//! Whichever controller leads also runs the duties: it fences brokers, balances, and notes where the controllers are.
+//! Whichever controller leads also runs the duties: it fences brokers and coordinators, balances, creates the cluster's own topic,
+//! and notes where the controllers are.
 #![forbid(unsafe_code)]
 
 mod config;
+mod coordinators;
 mod disk;
 mod duties;
 mod error;
 mod feed;
 mod heartbeat;
+mod kind;
 mod machine;
+mod members;
 mod peers;
 mod quorum;
 mod router;
 mod seams;
 mod service;
 mod sessions;
+mod stream;
 mod transport;
 
 pub use config::{
-    BROKER_SESSION, ControllerConfig, DEFAULT_PARTITIONS, DEFAULT_REPLICATION_FACTOR, DRAIN, SESSION_GRACE,
-    Voter, VoterError,
+    BROKER_SESSION, COORDINATOR_SESSION, ControllerConfig, DEFAULT_PARTITIONS, DEFAULT_REPLICATION_FACTOR,
+    DRAIN, OFFSETS_TOPIC_PARTITIONS, OFFSETS_TOPIC_REPLICATION_FACTOR, SESSION_GRACE, Voter, VoterError,
 };
 pub use error::{ControllerError, StartError};
 pub use seams::{ControllerSeams, ControllerStore};
 pub use thalweg_raft::MemDisk;
 
+use coordinators::CoordinatorSigns;
 use disk::Disk;
 use duties::Duties;
 use heartbeat::Heartbeats;
 use machine::{MetadataMachine, Published};
+use members::Members;
 use peers::Peers;
 use quorum::Quorum;
 use router::Router;
@@ -113,7 +120,7 @@ impl Controller {
         let status = handle.status();
         let quorum = Quorum::new(handle, published, disk);
         let router = Router::new(quorum.clone(), Arc::clone(&peers), dialer);
-        let heartbeats = Heartbeats::new(quorum.clone());
+        let (brokers, coordinators) = (Members::new(quorum.clone()), Members::new(quorum.clone()));
         let voters = Voters::new(quorum.clone(), config.catch_up);
         // The server stops after leadership was handed over: until then others are still answered.
         let serving = Shutdown::new();
@@ -127,7 +134,8 @@ impl Controller {
             .service(ControllerServiceServer::new(Internal::new(
                 quorum.clone(),
                 router,
-                heartbeats.clone(),
+                Heartbeats::new(brokers.clone()),
+                CoordinatorSigns::new(coordinators.clone()),
                 Arc::clone(&peers),
                 serving.clone(),
             )))
@@ -142,7 +150,7 @@ impl Controller {
         } else {
             supervisor.spawn_critical("raft", node.spawn_thread()?.join());
         }
-        let duties = Duties::new(quorum.clone(), peers, heartbeats, voters, config);
+        let duties = Duties::new(quorum.clone(), peers, brokers, coordinators, voters, config);
         supervisor.spawn_critical("leader duties", duties.run(shutdown.clone()));
         supervisor.spawn_critical("goodbye", {
             let (quorum, serving) = (quorum.clone(), serving.clone());

@@ -1,67 +1,66 @@
-//! Brokers that gave no sign of life for too long are fenced.
+//! Who gave no sign of life for too long is fenced.
 
-use crate::heartbeat::Heartbeats;
-use crate::quorum::{Proposed, Quorum};
+use crate::kind::{Incarnation, Kind};
+use crate::members::Members;
+use crate::quorum::Proposed;
 use crate::sessions::Patience;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use thalweg_core::metadata::Command;
-use thalweg_core::metadata::command::BrokerRef;
-use thalweg_core::{BrokerEpoch, BrokerId};
 use tokio::time::{Instant, sleep_until};
 
-/// How often the leader looks for silent brokers.
+/// How often the leader looks for those that are silent.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
-/// Brokers that are being fenced at once. Those beyond are told again with the next look.
+/// Fencings under way at once. Those beyond are told again with the next look.
 const MAX_AT_ONCE: usize = 64;
 
-/// Watches for as long as this controller leads.
-pub async fn run(quorum: &Quorum, heartbeats: &Heartbeats, patience: Patience) {
-    watch(&Leading { quorum, heartbeats, patience }).await;
+/// Watches over one kind for as long as this controller leads.
+pub async fn run<K: Kind>(members: &Members<K>, patience: Patience) {
+    watch(&Leading { members, patience }).await;
 }
 
 /// What the watch needs of the controller.
 trait Watched {
-    /// When a broker whose stream broke has had its grace.
+    /// Who is watched over.
+    type Kind: Kind;
+    /// When one whose stream broke has had its grace.
     fn next_grace(&self) -> Option<Instant>;
     /// Ends when somebody's grace begins.
     fn broken(&self) -> impl Future<Output = ()>;
-    /// The brokers that are not fenced and gave no sign of life for too long.
-    fn expired(&self, now: Instant) -> Vec<(BrokerId, BrokerEpoch)>;
+    /// Those that are not fenced and gave no sign of life for too long.
+    fn expired(&self, now: Instant) -> Vec<Incarnation<Self::Kind>>;
     /// Fences one.
-    fn fence(&self, broker: BrokerRef) -> impl Future<Output = Proposed>;
+    fn fence(&self, who: Incarnation<Self::Kind>) -> impl Future<Output = Proposed>;
 }
 
-struct Leading<'a> {
-    quorum: &'a Quorum,
-    heartbeats: &'a Heartbeats,
+struct Leading<'a, K: Kind> {
+    members: &'a Members<K>,
     patience: Patience,
 }
 
-impl Watched for Leading<'_> {
+impl<K: Kind> Watched for Leading<'_, K> {
+    type Kind = K;
+
     fn next_grace(&self) -> Option<Instant> {
-        self.heartbeats.sessions().next_grace(self.patience)
+        self.members.next_grace(self.patience)
     }
 
     fn broken(&self) -> impl Future<Output = ()> {
-        self.heartbeats.broken()
+        self.members.broken()
     }
 
-    fn expired(&self, now: Instant) -> Vec<(BrokerId, BrokerEpoch)> {
-        let image = self.quorum.published().image();
-        let alive = image.brokers().filter(|broker| !broker.fenced).map(|broker| (broker.id, broker.epoch));
-        self.heartbeats.sessions().expired(alive, self.patience, now)
+    fn expired(&self, now: Instant) -> Vec<Incarnation<K>> {
+        self.members.expired(self.patience, now)
     }
 
-    async fn fence(&self, broker: BrokerRef) -> Proposed {
-        self.quorum.propose(&Command::FenceBroker(broker)).await
+    fn fence(&self, who: Incarnation<K>) -> impl Future<Output = Proposed> {
+        self.members.fence(who)
     }
 }
 
 /// Looks on time whatever happens meanwhile: sessions that break by the dozen do not put it off, and it does not wait for the
-/// group to agree on a fencing. Looks far apart would be taken for a standstill, which gives every broker a new session.
-async fn watch(watched: &impl Watched) {
+/// group to agree on a fencing. Looks far apart would be taken for a standstill, which gives everyone a new session.
+async fn watch<W: Watched>(watched: &W) {
     let mut regular = Instant::now() + CHECK_EVERY;
     let mut under_way = BTreeSet::new();
     let mut fencings = FuturesUnordered::new();
@@ -70,9 +69,9 @@ async fn watch(watched: &impl Watched) {
         tokio::select! {
             biased;
             () = sleep_until(grace.map_or(regular, |grace| grace.min(regular))) => {}
-            Some((id, epoch, outcome)) = fencings.next() => {
-                under_way.remove(&(id, epoch));
-                note(id, epoch, outcome);
+            Some((who, outcome)) = fencings.next() => {
+                under_way.remove(&who);
+                note::<W::Kind>(who, outcome);
                 continue;
             }
             // The wait may have to be shorter.
@@ -80,26 +79,27 @@ async fn watch(watched: &impl Watched) {
         }
         let now = Instant::now();
         regular = now + CHECK_EVERY;
-        for (id, epoch) in watched.expired(now) {
-            if under_way.len() < MAX_AT_ONCE && under_way.insert((id, epoch)) {
-                fencings.push(async move { (id, epoch, watched.fence(BrokerRef { id, epoch }).await) });
+        for who in watched.expired(now) {
+            if under_way.len() < MAX_AT_ONCE && under_way.insert(who) {
+                fencings.push(async move { (who, watched.fence(who).await) });
             }
         }
     }
 }
 
-fn note(id: BrokerId, epoch: BrokerEpoch, outcome: Proposed) {
+fn note<K: Kind>((id, epoch): Incarnation<K>, outcome: Proposed) {
     match outcome {
-        Ok(_) => tracing::warn!(broker = %id, %epoch, "broker fenced: no sign of life"),
-        Err(error) => tracing::warn!(broker = %id, %epoch, %error, "broker not fenced yet; trying again"),
+        Ok(_) => tracing::warn!(kind = K::NAME, %id, %epoch, "fenced: no sign of life"),
+        Err(error) => tracing::warn!(kind = K::NAME, %id, %epoch, %error, "not fenced yet; trying again"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kind::Brokers;
     use std::cell::{Cell, RefCell};
-    use thalweg_core::ErrorCode;
+    use thalweg_core::{BrokerEpoch, BrokerId, ErrorCode};
     use thalweg_proto::ApiError;
 
     /// Three brokers that die one second apart, sessions that break all the time, and a group that agrees on nothing.
@@ -112,6 +112,8 @@ mod tests {
     }
 
     impl Watched for Troubled {
+        type Kind = Brokers;
+
         fn next_grace(&self) -> Option<Instant> {
             None
         }
@@ -126,8 +128,8 @@ mod tests {
             (1..=dead).map(|id| (BrokerId(id), BrokerEpoch(7))).collect()
         }
 
-        async fn fence(&self, broker: BrokerRef) -> Proposed {
-            self.asked.borrow_mut().push(broker.id.get());
+        async fn fence(&self, (id, _): Incarnation<Brokers>) -> Proposed {
+            self.asked.borrow_mut().push(id.get());
             tokio::time::sleep(Duration::from_secs(10)).await;
             self.ended.set(self.ended.get() + 1);
             Err(ApiError::new(ErrorCode::RequestTimedOut, "nobody agrees"))

@@ -4,14 +4,17 @@
 mod addresses;
 mod balance;
 mod fencing;
+mod internal_topics;
 mod leaders;
 
 use crate::config::ControllerConfig;
-use crate::heartbeat::Heartbeats;
+use crate::kind::{Brokers, Coordinators};
+use crate::members::Members;
 use crate::peers::Peers;
 use crate::quorum::Quorum;
 use crate::service::Voters;
 use crate::sessions::Patience;
+use internal_topics::OffsetsTopic;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +34,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(200);
 pub struct Duties {
     quorum: Quorum,
     peers: Arc<Peers>,
-    heartbeats: Heartbeats,
+    brokers: Members<Brokers>,
+    coordinators: Members<Coordinators>,
     voters: Voters,
     config: ControllerConfig,
 }
@@ -41,11 +45,12 @@ impl Duties {
     pub fn new(
         quorum: Quorum,
         peers: Arc<Peers>,
-        heartbeats: Heartbeats,
+        brokers: Members<Brokers>,
+        coordinators: Members<Coordinators>,
         voters: Voters,
         config: ControllerConfig,
     ) -> Duties {
-        Duties { quorum, peers, heartbeats, voters, config }
+        Duties { quorum, peers, brokers, coordinators, voters, config }
     }
 
     /// Runs until the controller stops.
@@ -67,13 +72,20 @@ impl Duties {
                 () = self.lead() => {}
             }
             // The next leadership begins every session anew.
-            self.heartbeats.sessions().clear();
+            self.brokers.clear();
+            self.coordinators.clear();
         }
     }
 
     async fn lead(&self) {
         self.found().await;
-        let patience = Patience { session: self.config.broker_session, grace: self.config.session_grace };
+        let grace = self.config.session_grace;
+        let brokers = Patience { session: self.config.broker_session, grace };
+        let coordinators = Patience { session: self.config.coordinator_session, grace };
+        let offsets = OffsetsTopic {
+            partitions: self.config.offsets_topic_partitions,
+            replication_factor: self.config.offsets_topic_replication_factor,
+        };
         let limits = BalanceLimits {
             max_moves: self.config.max_moves,
             max_moves_per_broker: self.config.max_moves_per_broker,
@@ -82,7 +94,9 @@ impl Duties {
         };
         tokio::join!(
             balance::run(&self.quorum, limits),
-            fencing::run(&self.quorum, &self.heartbeats, patience),
+            fencing::run(&self.brokers, brokers),
+            fencing::run(&self.coordinators, coordinators),
+            internal_topics::run(&self.quorum, offsets),
             addresses::run(&self.quorum, &self.peers, &self.voters),
             leaders::run(
                 &self.quorum,

@@ -1,10 +1,13 @@
-//! `thalweg.internal.v1.ControllerService`: what brokers ask of the controller.
+//! `thalweg.internal.v1.ControllerService`: what brokers and coordinators ask of the controller.
 
+use super::{coordinators, unexpected};
+use crate::coordinators::CoordinatorSigns;
 use crate::heartbeat::Heartbeats;
 use crate::peers::Peers;
 use crate::quorum::{Quorum, no_leader};
 use crate::router::{Router, routed};
 use crate::service::watch::Watch;
+use crate::stream;
 use futures_util::stream::BoxStream;
 use std::sync::Arc;
 use thalweg_core::metadata::command::{
@@ -29,6 +32,7 @@ pub struct Internal {
     quorum: Quorum,
     router: Router,
     heartbeats: Heartbeats,
+    coordinators: CoordinatorSigns,
     peers: Arc<Peers>,
     shutdown: Shutdown,
 }
@@ -39,10 +43,11 @@ impl Internal {
         quorum: Quorum,
         router: Router,
         heartbeats: Heartbeats,
+        coordinators: CoordinatorSigns,
         peers: Arc<Peers>,
         shutdown: Shutdown,
     ) -> Internal {
-        Internal { quorum, router, heartbeats, peers, shutdown }
+        Internal { quorum, router, heartbeats, coordinators, peers, shutdown }
     }
 
     /// Waits until the image is current, and checks that the caller belongs to its cluster.
@@ -93,6 +98,14 @@ impl Internal {
             cluster_id: cluster_id.to_string(),
             metadata_version: version.get(),
         })
+    }
+
+    async fn register_coordinator(
+        &self,
+        request: wire::RegisterCoordinatorRequest,
+    ) -> Result<wire::RegisterCoordinatorResponse, ApiError> {
+        let cluster_id = self.check_cluster(&request.cluster_id).await?;
+        coordinators::register(&self.quorum, cluster_id, request).await
     }
 
     async fn allocate(
@@ -166,10 +179,6 @@ fn partition_result(result: Result<PartitionState, Refusal>) -> wire::PartitionC
     }
 }
 
-fn unexpected(what: &str) -> ApiError {
-    ApiError::new(ErrorCode::Internal, format!("{what} was answered with something else"))
-}
-
 #[tonic::async_trait]
 impl ControllerService for Internal {
     async fn register_broker(
@@ -195,7 +204,31 @@ impl ControllerService for Internal {
         if !self.quorum.is_serving() {
             return Err(no_leader().to_status());
         }
-        Ok(Response::new(self.heartbeats.session(request.into_inner(), self.shutdown.clone())))
+        Ok(Response::new(stream::serve(self.heartbeats.clone(), request.into_inner(), self.shutdown.clone())))
+    }
+
+    async fn register_coordinator(
+        &self,
+        request: Request<wire::RegisterCoordinatorRequest>,
+    ) -> Result<Response<wire::RegisterCoordinatorResponse>, Status> {
+        routed!(self.router, request, ControllerServiceClient::register_coordinator, |r| self
+            .register_coordinator(r))
+    }
+
+    type CoordinatorSessionStream = BoxStream<'static, Result<wire::CoordinatorSessionResponse, Status>>;
+
+    async fn coordinator_session(
+        &self,
+        request: Request<tonic::Streaming<wire::CoordinatorSessionRequest>>,
+    ) -> Result<Response<Self::CoordinatorSessionStream>, Status> {
+        if !self.quorum.is_serving() {
+            return Err(no_leader().to_status());
+        }
+        Ok(Response::new(stream::serve(
+            self.coordinators.clone(),
+            request.into_inner(),
+            self.shutdown.clone(),
+        )))
     }
 
     async fn alter_partitions(

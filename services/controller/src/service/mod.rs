@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod brokers;
+mod coordinators;
 pub mod internal;
 mod partitions;
 mod topics;

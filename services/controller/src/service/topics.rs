@@ -8,6 +8,7 @@ use std::sync::Arc;
 use thalweg_core::metadata::command::{
     AlterTopicConfig, CreatePartitions, CreateTopic, DeleteTopic, PlacementSpec, TopicRef,
 };
+use thalweg_core::metadata::shards::is_reserved;
 use thalweg_core::metadata::{Command, TopicImage};
 use thalweg_core::{BrokerId, ErrorCode, MetadataVersion, TopicId, TopicName};
 use thalweg_proto::v1::{self, ReplicaAssignment};
@@ -125,6 +126,12 @@ impl Topics {
 
     fn create_command(&self, topic: v1::NewTopic) -> Result<Command, ApiError> {
         let name = topic_name(&topic.name)?;
+        if is_reserved(name.as_str()) {
+            let message = format!(
+                "\"{name}\" is the cluster's own topic, which it creates itself; choose another name"
+            );
+            return Err(ApiError::new(ErrorCode::InvalidTopicName, message).with_field("name"));
+        }
         if !topic.assignments.is_empty() && (topic.partitions.is_some() || topic.replication_factor.is_some())
         {
             let message = "give either assignments or partitions and replication_factor, not both";
@@ -139,7 +146,7 @@ impl Topics {
             PlacementSpec::Explicit(assignments(topic.assignments))
         };
         Ok(Command::CreateTopic(CreateTopic {
-            // "__" marks the system's own topics; only the services create those.
+            // Only the controller itself creates the cluster's own topics.
             internal: false,
             id: TopicId(rand::random()),
             placement,
