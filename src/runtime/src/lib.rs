@@ -10,6 +10,7 @@ pub mod layers;
 pub mod methods;
 pub mod metrics;
 pub mod net;
+pub mod observe;
 pub mod process;
 pub mod server;
 pub mod shutdown;

@@ -8,6 +8,27 @@ use std::time::Duration;
 use tonic::Code;
 
 use crate::methods::{MethodKind, MethodTable};
+use crate::observe::{Family, Histogram, HistogramSnapshot, Samples, Source};
+
+static CALLS: Family = Family::counter(
+    "thalweg_rpc_server_calls_total",
+    "Calls that ended, by gRPC code. Streams count here only when they were refused before their first message.",
+    &["port", "method", "code"],
+);
+static DURATION: Family = Family::histogram(
+    "thalweg_rpc_server_call_duration_seconds",
+    "How long unary calls took, from their headers to their trailers.",
+    &["port", "method"],
+);
+static STREAMS: Family =
+    Family::counter("thalweg_rpc_server_streams_total", "Streams that were let in.", &["port", "method"]);
+static CONNECTIONS: Family =
+    Family::gauge("thalweg_rpc_server_connections", "Connections that are open.", &["port"]);
+static ACCEPTED: Family =
+    Family::counter("thalweg_rpc_server_connections_total", "Connections that were accepted.", &["port"]);
+
+/// The metrics of every gRPC server.
+pub static FAMILIES: [&Family; 5] = [&CALLS, &DURATION, &STREAMS, &CONNECTIONS, &ACCEPTED];
 
 /// gRPC has codes 0 to 16.
 const CODES: usize = 17;
@@ -26,6 +47,8 @@ pub struct CallMetrics {
 struct Inner {
     known: HashMap<String, Arc<MethodStats>>,
     other: Arc<MethodStats>,
+    accepted: AtomicU64,
+    closed: AtomicU64,
 }
 
 /// The counters of one method.
@@ -34,11 +57,11 @@ pub(crate) struct MethodStats {
     pub(crate) kind: MethodKind,
     codes: [AtomicU64; CODES],
     streams_opened: AtomicU64,
-    nanos: AtomicU64,
+    durations: Histogram,
 }
 
 /// One method's counts at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MethodSnapshot {
     /// `/package.Service/Method`, or [`OTHER_METHOD`].
     pub method: String,
@@ -47,8 +70,8 @@ pub struct MethodSnapshot {
     pub codes: Vec<(Code, u64)>,
     /// Streams that were let in.
     pub streams_opened: u64,
-    /// Time spent in all ended unary calls together.
-    pub duration_total: Duration,
+    /// How long ended unary calls took.
+    pub durations: HistogramSnapshot,
 }
 
 impl CallMetrics {
@@ -56,11 +79,23 @@ impl CallMetrics {
         let known =
             methods.iter().map(|(path, kind)| (path.to_owned(), Arc::new(MethodStats::new(kind)))).collect();
         let other = Arc::new(MethodStats::new(MethodKind::Streaming));
-        Self { inner: Arc::new(Inner { known, other }) }
+        let (accepted, closed) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { inner: Arc::new(Inner { known, other, accepted, closed }) }
     }
 
     pub(crate) fn of(&self, path: &str) -> Arc<MethodStats> {
         Arc::clone(self.inner.known.get(path).unwrap_or(&self.inner.other))
+    }
+
+    /// A connection was accepted. It counts as open until what is given back is dropped.
+    pub(crate) fn connection(&self) -> OpenConnection {
+        self.inner.accepted.fetch_add(1, Ordering::Relaxed);
+        OpenConnection(Arc::clone(&self.inner))
+    }
+
+    /// What tells these counts; `port` names the server among those of its service.
+    pub fn source(&self, port: &'static str) -> Arc<dyn Source> {
+        Arc::new(CallSource { metrics: self.clone(), port })
     }
 
     /// The counts of every method that was called, by name. Counters are read one after another, so calls that end
@@ -76,14 +111,78 @@ impl CallMetrics {
     }
 }
 
+/// Counts a connection as open.
+#[derive(Debug)]
+pub(crate) struct OpenConnection(Arc<Inner>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.closed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+struct CallSource {
+    metrics: CallMetrics,
+    port: &'static str,
+}
+
+impl Source for CallSource {
+    fn collect(&self, samples: &mut Samples<'_>) {
+        // What was closed first: otherwise one that closes meanwhile could make the difference negative.
+        let closed = self.metrics.inner.closed.load(Ordering::Acquire);
+        let accepted = self.metrics.inner.accepted.load(Ordering::Acquire);
+        samples.count(&CONNECTIONS, &[self.port], accepted.saturating_sub(closed));
+        samples.count(&ACCEPTED, &[self.port], accepted);
+        for method in self.metrics.snapshot() {
+            for (code, count) in &method.codes {
+                samples.count(&CALLS, &[self.port, &method.method, code_name(*code)], *count);
+            }
+            if method.streams_opened > 0 {
+                samples.count(&STREAMS, &[self.port, &method.method], method.streams_opened);
+            }
+            if method.durations.count() > 0 {
+                samples.histogram(&DURATION, &[self.port, &method.method], method.durations);
+            }
+        }
+    }
+}
+
+/// The code's name as gRPC writes it.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
 impl MethodStats {
     fn new(kind: MethodKind) -> Self {
-        Self { kind, codes: Default::default(), streams_opened: AtomicU64::new(0), nanos: AtomicU64::new(0) }
+        Self {
+            kind,
+            codes: Default::default(),
+            streams_opened: AtomicU64::new(0),
+            durations: Histogram::default(),
+        }
     }
 
     pub(crate) fn ended(&self, code: Code, after: Duration) {
         self.codes[code as usize].fetch_add(1, Ordering::Relaxed);
-        self.nanos.fetch_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.durations.record(after);
     }
 
     pub(crate) fn refused(&self, code: Code) {
@@ -103,7 +202,7 @@ impl MethodStats {
             method: method.to_owned(),
             codes: codes.collect(),
             streams_opened: self.streams_opened.load(Ordering::Relaxed),
-            duration_total: Duration::from_nanos(self.nanos.load(Ordering::Relaxed)),
+            durations: self.durations.snapshot(),
         }
     }
 }
@@ -111,6 +210,7 @@ impl MethodStats {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::{Registry, Value};
 
     #[test]
     fn counts_are_kept_by_method_and_code() {
@@ -124,22 +224,30 @@ mod tests {
         metrics.of(check).ended(Code::Unauthenticated, Duration::ZERO);
         metrics.of("/made/Up").refused(Code::Unimplemented);
         metrics.of("/made/UpToo").opened();
+        let snapshot = metrics.snapshot();
+        let counts: Vec<_> = snapshot
+            .iter()
+            .map(|method| (method.method.as_str(), method.codes.as_slice(), method.streams_opened))
+            .collect();
         assert_eq!(
-            metrics.snapshot(),
+            counts,
             [
-                MethodSnapshot {
-                    method: check.into(),
-                    codes: vec![(Code::Ok, 2), (Code::Unauthenticated, 1)],
-                    streams_opened: 0,
-                    duration_total: Duration::from_millis(5),
-                },
-                MethodSnapshot {
-                    method: OTHER_METHOD.into(),
-                    codes: vec![(Code::Unimplemented, 1)],
-                    streams_opened: 1,
-                    duration_total: Duration::ZERO,
-                },
+                (check, &[(Code::Ok, 2), (Code::Unauthenticated, 1)][..], 0),
+                (OTHER_METHOD, &[(Code::Unimplemented, 1)][..], 1),
             ]
         );
+        let (took, none) = (&snapshot[0].durations, &snapshot[1].durations);
+        assert_eq!((took.count(), took.sum, none.count()), (3, 0.005, 0));
+        let open = metrics.connection();
+        drop(metrics.connection());
+        let registry = Registry::new();
+        registry.add("broker", 1, metrics.source("public"));
+        let gathered = registry.gather();
+        let number = |family: &Family| match &gathered[family.name].1[0].value {
+            Value::Number(number) => *number,
+            Value::Histogram(_) => panic!("a number"),
+        };
+        assert_eq!((number(&CONNECTIONS), number(&ACCEPTED)), (1.0, 2.0));
+        drop(open);
     }
 }

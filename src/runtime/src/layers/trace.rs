@@ -28,6 +28,10 @@ impl TraceLayer {
     pub fn new(metrics: CallMetrics) -> Self {
         Self { metrics }
     }
+
+    pub(crate) fn metrics(&self) -> &CallMetrics {
+        &self.metrics
+    }
 }
 
 impl<S> Layer<S> for TraceLayer {

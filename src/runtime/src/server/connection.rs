@@ -54,6 +54,7 @@ enum Event {
 /// Serves `connection` until either end is done with it. `number` tells connections apart.
 pub(super) async fn serve(shared: Arc<Shared>, connection: Connection, number: u64) {
     let Connection { io, local, remote } = connection;
+    let _open = shared.trace.metrics().connection();
     // Polled only when one of them has woken: a busy connection does not pay for them at each of its own wakes.
     let mut events = FuturesUnordered::<BoxFuture<'_, Event>>::new();
     events.push(Box::pin(async {

@@ -7,5 +7,6 @@ mod drain;
 mod echo;
 mod hostile;
 mod limits;
+mod ops;
 mod signals;
 mod stall;
