@@ -329,9 +329,8 @@ async fn a_follower_with_newer_metadata_is_kept_until_the_leader_has_it() {
     assert_eq!((news.slot, news.end), (0, None));
 }
 
-/// Catalogue 3: what a follower says to the leader of an epoch moves nothing in the next one.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn catalogue_03_a_position_of_a_stale_epoch_does_not_move_the_high_watermark() {
+/// A partition of two replicas with five records that the follower was sent and has not acknowledged.
+async fn five_records_followed() -> (Cluster, Follower) {
     let cluster = Cluster::start().await;
     let epoch = join(&cluster, 1);
     topic_on(&cluster, &[0, 1], &[]).await;
@@ -341,6 +340,13 @@ async fn catalogue_03_a_position_of_a_stale_epoch_does_not_move_the_high_waterma
     let mut follower = Follower::connect(&cluster, hello(1, epoch), PLENTY).await;
     follower.follow(follow(&cluster, 0, 0, -1)).await;
     follower.batches().await;
+    (cluster, follower)
+}
+
+/// Catalogue 3: what a follower says to the leader of an epoch moves nothing in the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn catalogue_03_a_position_of_a_stale_epoch_does_not_move_the_high_watermark() {
+    let (cluster, mut follower) = five_records_followed().await;
     begin_next_epoch(&cluster);
     follower.position(0, 5).await;
     assert_eq!(follower.refused().await, ErrorCode::NotLeader);
@@ -567,15 +573,7 @@ async fn a_follower_that_stays_behind_leaves_the_isr() {
 /// Catalogue 17: retention and DeleteRecords never go past what is committed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn catalogue_17_the_log_start_never_passes_the_high_watermark() {
-    let cluster = Cluster::start().await;
-    let epoch = join(&cluster, 1);
-    topic_on(&cluster, &[0, 1], &[]).await;
-    for _ in 0..5 {
-        cluster.produce(one("a", v1::Acks::Leader)).await.unwrap();
-    }
-    let mut follower = Follower::connect(&cluster, hello(1, epoch), PLENTY).await;
-    follower.follow(follow(&cluster, 0, 0, -1)).await;
-    follower.batches().await;
+    let (cluster, mut follower) = five_records_followed().await;
     follower.position(0, 3).await;
     follower.until_high_watermark(3).await;
     let delete = |before_offset| {
