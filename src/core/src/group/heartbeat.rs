@@ -1,12 +1,12 @@
 //! What a member's heartbeat does: joins, leaves, changes the subscription, acknowledges, and takes the next step.
 //!
-//! Nothing is changed here. A handler works on a copy, and answers with the records that make the group the copy; whoever runs
-//! the machine writes and replays them, and answers the member once they are committed.
+//! Nothing is changed here: a handler answers with the records that change the group. Whoever runs the machine replays and writes
+//! them, and answers the member once they are durable. Each prefix of the records is a state that can be gone on from.
 
 use super::assignor::TopicIdPartition;
 use super::ids::{InstanceId, MemberEpoch, MemberId};
 use super::reconcile;
-use super::records::Change;
+use super::records::{Change, GroupValue, MemberValue};
 use super::state::{Current, Group, Member, Partitions, Subscription};
 use crate::metadata::command::Refusal;
 use crate::{ErrorCode, Timestamp, TopicId, TopicName};
@@ -68,111 +68,112 @@ impl Group {
     pub fn heartbeat(
         &self,
         beat: &Heartbeat,
-        topics: &(impl TopicLookup + ?Sized),
         now: Timestamp,
     ) -> Result<(Vec<Change>, HeartbeatAnswer), Refusal> {
         match beat.epoch {
             MemberEpoch::LEAVE => self.leave(&beat.member, beat.instance.as_ref(), now),
             MemberEpoch::LEAVE_FOR_NOW => self.leave_for_now(beat),
-            MemberEpoch::JOIN => self.join(beat, topics),
+            MemberEpoch::JOIN => self.join(beat),
             epoch if epoch.0 < 0 => {
                 Err(Refusal::field(ErrorCode::InvalidRequest, "member_epoch", "an epoch is -2 or more"))
             }
-            _ => self.beat(beat, topics),
+            _ => self.beat(beat),
         }
     }
 
-    fn join(
-        &self,
-        beat: &Heartbeat,
-        topics: &(impl TopicLookup + ?Sized),
-    ) -> Result<(Vec<Change>, HeartbeatAnswer), Refusal> {
+    fn join(&self, beat: &Heartbeat) -> Result<(Vec<Change>, HeartbeatAnswer), Refusal> {
         let subscription = beat.subscription.as_ref().ok_or_else(|| {
             let message = "a member that joins names its topics";
             Refusal::field(ErrorCode::InvalidRequest, "subscription", message)
         })?;
         check(subscription)?;
-        let mut next = self.clone();
+        let id = &beat.member;
         // A static member that comes back takes over what its former process had.
-        let former = beat.instance.as_ref().and_then(|instance| self.instances.get(instance)).cloned();
+        let by_instance = beat.instance.as_ref().and_then(|instance| self.instances.get(instance));
+        let former = by_instance.filter(|former| *former != id);
+        let mut before = self.members.get(id);
         let mut current = Current::default();
-        let mut returned = false;
-        if let Some(former) = former.filter(|former| *former != beat.member) {
-            let before = self.members.get(&former);
+        if let Some(former) = former {
+            before = self.members.get(former);
             if before.is_some_and(|member| member.current.epoch != MemberEpoch::LEAVE_FOR_NOW) {
                 let message = "a member with this instance id is alive; stop it, or use another id";
                 return Err(Refusal::field(ErrorCode::FencedInstance, "instance_id", message));
             }
-            current = before.map(|member| member.current.clone()).unwrap_or_default();
-            current.epoch = MemberEpoch::JOIN;
-            returned = before.is_some_and(|member| member.subscription == *subscription);
-            let target = next.target.remove(&former);
-            next.remove_member(&former);
-            next.target.extend(target.map(|target| (beat.member.clone(), target)));
-        } else if self.members.len() >= MAX_MEMBERS && !self.members.contains_key(&beat.member) {
+            let had = before.map(|member| member.current.clone()).unwrap_or_default();
+            current = Current { epoch: MemberEpoch::JOIN, previous_epoch: MemberEpoch::JOIN, ..had };
+        } else if before.is_none() && self.members.len() >= MAX_MEMBERS {
             let message = format!("the group has {MAX_MEMBERS} members, the most it can have");
             return Err(Refusal::new(ErrorCode::Throttled, message));
         }
-        let same = next.members.get(&beat.member).is_some_and(|member| member.subscription == *subscription);
-        next.members.insert(
-            beat.member.clone(),
-            Arc::new(Member {
-                subscription: subscription.clone(),
-                instance: beat.instance.clone(),
-                client_id: Arc::clone(&beat.client_id),
-                host: Arc::clone(&beat.host),
-                session_timeout: beat.session_timeout,
-                rebalance_timeout: beat.rebalance_timeout,
-                current: Current::default(),
-            }),
-        );
-        next.instances.extend(beat.instance.clone().map(|instance| (instance, beat.member.clone())));
-        next.set_current(&beat.member, current);
-        next.empty_since = None;
-        if !(same || returned) || next.epoch.0 == 0 {
-            next.bump(topics);
+        let empty = Arc::default();
+        let target = self.target.get(former.unwrap_or(id));
+        // One that joins has nothing, whatever it may say: it has given back what was asked of its former self.
+        let current = self.step(id, former, &current, Some(&empty), target.unwrap_or(&empty));
+        let answer = HeartbeatAnswer {
+            epoch: current.epoch,
+            assignment: Some(current.owned.keys().copied().collect()),
+        };
+
+        let same = before.is_some_and(|member| *member.subscription == *subscription);
+        let mut changes = Vec::new();
+        if !same || self.epoch.0 == 0 {
+            changes.push(Change::Group(Some(GroupValue { empty_since: None, ..self.bumped() })));
         }
-        next.advance(&beat.member, beat.has.as_ref());
-        let answer = next.answer(&beat.member, true);
-        Ok((self.changes_to(&next), answer))
+        let value = MemberValue::of(beat, subscription);
+        if self.members.get(id).is_none_or(|member| member.value() != value) {
+            changes.push(Change::Member(id.clone(), Some(value)));
+        }
+        if let Some(former) = former {
+            changes.extend(target.map(|target| Change::Target(id.clone(), Some(Arc::clone(target)))));
+            changes.push(Change::Current(former.clone(), None));
+        }
+        changes.push(Change::Current(id.clone(), Some(current)));
+        if let Some(former) = former {
+            changes.push(Change::Target(former.clone(), None));
+            changes.push(Change::Member(former.clone(), None));
+        }
+        Ok((changes, answer))
     }
 
-    fn beat(
-        &self,
-        beat: &Heartbeat,
-        topics: &(impl TopicLookup + ?Sized),
-    ) -> Result<(Vec<Change>, HeartbeatAnswer), Refusal> {
-        let member = self.known(&beat.member, beat.instance.as_ref())?;
-        let owned = |has: &Partitions| has.iter().all(|at| member.current.holds(at).is_some());
-        let behind = beat.epoch != member.current.epoch && beat.epoch == member.current.previous_epoch;
-        let repeated = behind && beat.has.as_ref().is_some_and(owned);
-        if beat.epoch != member.current.epoch && !repeated {
+    fn beat(&self, beat: &Heartbeat) -> Result<(Vec<Change>, HeartbeatAnswer), Refusal> {
+        let id = &beat.member;
+        let member = self.known(id, beat.instance.as_ref())?;
+        let current = &member.current;
+        // Who did not hear the last answer still has the epoch before it. Its epoch moved on when it had given back everything
+        // that was asked of it, so all that it can have it still may have.
+        let owned = |has: &Partitions| has.iter().all(|at| current.holds(at).is_some());
+        let behind = beat.epoch != current.epoch && beat.epoch == current.previous_epoch;
+        let repeated = behind && beat.has.as_ref().is_none_or(owned);
+        if beat.epoch != current.epoch && !repeated {
             let message = format!(
                 "the member is at epoch {}, not {}; give up all partitions and join anew",
-                member.current.epoch, beat.epoch
+                current.epoch, beat.epoch
             );
             return Err(Refusal::field(ErrorCode::FencedMemberEpoch, "member_epoch", message));
         }
-        let changed = beat.subscription.as_ref().filter(|wanted| **wanted != member.subscription);
-        let settled = self.epoch == self.target_epoch && member.current.is_settled(self.target_epoch);
-        // By far the most heartbeats: nothing is copied. And who did not hear the last answer hears it again before it is taken
+        let changed = beat.subscription.as_ref().filter(|wanted| **wanted != *member.subscription);
+        let settled = self.epoch == self.target_epoch && current.is_settled(self.target_epoch);
+        // By far the most heartbeats: nothing is done. And who did not hear the last answer hears it again before it is taken
         // further, so that however many are lost it is never two epochs behind.
         if changed.is_none() && (settled || repeated) {
-            return Ok((Vec::new(), self.answer(&beat.member, beat.has.is_some())));
+            return Ok((Vec::new(), answer(current, beat.has.is_some() || repeated)));
         }
-        let mut next = self.clone();
+        let mut changes = Vec::new();
         if let Some(wanted) = changed {
             check(wanted)?;
-            if let Some(member) = next.members.get_mut(&beat.member) {
-                Arc::make_mut(member).subscription = wanted.clone();
-            }
-            next.bump(topics);
+            let value = MemberValue { subscription: wanted.clone(), ..member.value() };
+            changes.push(Change::Group(Some(self.bumped())));
+            changes.push(Change::Member(id.clone(), Some(value)));
         }
-        next.advance(&beat.member, beat.has.as_ref());
-        let moved =
-            next.members.get(&beat.member).map(|member| &member.current.owned) != Some(&member.current.owned);
-        let answer = next.answer(&beat.member, moved || beat.has.is_some());
-        Ok((self.changes_to(&next), answer))
+        if repeated {
+            return Ok((changes, answer(current, true)));
+        }
+        let next = self.next(id, current, beat.has.as_ref());
+        let answer = answer(&next, next.owned != current.owned || beat.has.is_some());
+        if next != *current {
+            changes.push(Change::Current(id.clone(), Some(next)));
+        }
+        Ok((changes, answer))
     }
 
     fn leave(
@@ -192,24 +193,49 @@ impl Group {
             let message = "only a static member can come back; leave with -1";
             return Err(Refusal::field(ErrorCode::InvalidRequest, "member_epoch", message));
         }
-        let current = Current { epoch: MemberEpoch::LEAVE_FOR_NOW, ..member.current.clone() };
+        // It reads nothing any more: what was asked of it is given back, and no epoch that it had counts.
+        let away = Current {
+            epoch: MemberEpoch::LEAVE_FOR_NOW,
+            previous_epoch: MemberEpoch::LEAVE_FOR_NOW,
+            owned: member.current.owned.clone(),
+            revoking: BTreeMap::new(),
+            waiting: false,
+        };
         let answer = HeartbeatAnswer { epoch: MemberEpoch::LEAVE_FOR_NOW, assignment: None };
-        Ok((vec![Change::Current(beat.member.clone(), Some(current))], answer))
+        let changed = away != member.current;
+        Ok((changed.then(|| Change::Current(beat.member.clone(), Some(away))).into_iter().collect(), answer))
     }
 
-    /// What takes members out whose session, or whose time to give back, is over.
+    /// What takes members out whose session, or whose time to give back, is over. Members that are not there are passed over.
     pub fn without(&self, gone: &[MemberId], now: Timestamp) -> Vec<Change> {
-        let mut next = self.clone();
-        let before = next.members.len();
+        let gone: BTreeSet<&MemberId> = gone.iter().filter(|id| self.members.contains_key(*id)).collect();
+        if gone.is_empty() {
+            return Vec::new();
+        }
+        let empty_since = (gone.len() == self.members.len()).then_some(now);
+        // The group first: a log that ends here makes it assign anew, which does no harm.
+        let mut changes = vec![Change::Group(Some(GroupValue { empty_since, ..self.bumped() }))];
         for id in gone {
-            next.target.remove(id);
-            next.remove_member(id);
+            changes.push(Change::Current(id.clone(), None));
+            changes.push(Change::Target(id.clone(), None));
+            changes.push(Change::Member(id.clone(), None));
         }
-        if next.members.len() < before {
-            next.epoch.0 = next.epoch.0.saturating_add(1);
-            next.empty_since = next.members.is_empty().then_some(now);
-        }
-        self.changes_to(&next)
+        changes
+    }
+
+    /// The next step of a member that says nothing new, if there is one: what it can be told without being asked. One that is
+    /// away for now gives back what is no longer meant for it.
+    pub fn push(&self, id: &MemberId) -> Option<Change> {
+        let current = &self.members.get(id)?.current;
+        let next = if current.epoch == MemberEpoch::LEAVE_FOR_NOW {
+            let target = self.target.get(id);
+            let meant = |at: &TopicIdPartition| target.is_some_and(|target| target.contains(at));
+            let owned = current.owned.iter().filter(|(at, _)| meant(at)).map(|(at, since)| (*at, *since));
+            Current { owned: owned.collect(), ..current.clone() }
+        } else {
+            self.next(id, current, None)
+        };
+        (next != *current).then(|| Change::Current(id.clone(), Some(next)))
     }
 
     /// The member, if the caller speaks for it.
@@ -230,91 +256,43 @@ impl Group {
         })
     }
 
-    /// Takes the member one step further.
-    fn advance(&mut self, id: &MemberId, has: Option<&Partitions>) {
-        // Until the target is computed there is nothing to walk towards.
-        let Some(member) = self.members.get(id) else { return };
+    fn next(&self, id: &MemberId, current: &Current, has: Option<&Partitions>) -> Current {
         let empty = Arc::default();
-        let target = self.target.get(id).unwrap_or(&empty);
-        let owner = |at: &TopicIdPartition| self.owners.get(at).cloned();
-        let current = reconcile::step(id, &member.current, has, target, self.target_epoch, owner);
-        if current != member.current {
-            self.set_current(id, current);
-        }
+        self.step(id, None, current, has, self.target.get(id).unwrap_or(&empty))
     }
 
-    /// Notes that the assignment may have to change.
-    fn bump(&mut self, topics: &(impl TopicLookup + ?Sized)) {
-        self.epoch.0 = self.epoch.0.saturating_add(1);
-        self.topics = Arc::new(self.counts(topics));
+    /// One step of a member, which may have what its `former` self has.
+    fn step(
+        &self,
+        id: &MemberId,
+        former: Option<&MemberId>,
+        current: &Current,
+        has: Option<&Partitions>,
+        target: &Partitions,
+    ) -> Current {
+        let other = |owner: &&MemberId| *owner != id && former != Some(*owner);
+        let owned_by_another = |at: &TopicIdPartition| self.owners.get(at).filter(other).is_some();
+        reconcile::step(current, has, target, self.target_epoch, owned_by_another)
     }
+}
 
-    fn answer(&self, id: &MemberId, whole: bool) -> HeartbeatAnswer {
-        let current = self.members.get(id).map(|member| &member.current);
-        HeartbeatAnswer {
-            // A member that joined before the first target waits at the group's epoch; 0 would be to join again.
-            epoch: current.map_or(MemberEpoch::JOIN, |current| current.epoch),
-            assignment: current.filter(|_| whole).map(|current| current.owned.keys().copied().collect()),
-        }
-    }
+fn answer(current: &Current, whole: bool) -> HeartbeatAnswer {
+    // One that joined before the first target was computed is still at epoch 0.
+    let assignment = whole.then(|| current.owned.keys().copied().collect());
+    HeartbeatAnswer { epoch: current.epoch, assignment }
+}
 
-    /// Every member's topics, those that exist.
-    pub fn resolved(&self, topics: &(impl TopicLookup + ?Sized)) -> BTreeMap<MemberId, BTreeSet<TopicId>> {
-        let of = |member: &Member| {
-            let matched = member.subscription.pattern.as_deref().map(|pattern| topics.matching(pattern));
-            let names =
-                member.subscription.topics.iter().chain(matched.iter().flat_map(|names| names.iter()));
-            names.filter_map(|name| Some(topics.topic(name)?.0)).collect()
-        };
-        self.members.iter().map(|(id, member)| (id.clone(), of(member))).collect()
-    }
-
-    /// The partition counts of all subscribed topics.
-    pub fn counts(&self, topics: &(impl TopicLookup + ?Sized)) -> BTreeMap<TopicId, i32> {
-        let mut counts = BTreeMap::new();
-        for member in self.members.values() {
-            let matched = member.subscription.pattern.as_deref().map(|pattern| topics.matching(pattern));
-            let names =
-                member.subscription.topics.iter().chain(matched.iter().flat_map(|names| names.iter()));
-            counts.extend(names.filter_map(|name| topics.topic(name)));
+impl MemberValue {
+    fn of(beat: &Heartbeat, subscription: &Subscription) -> MemberValue {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        MemberValue {
+            subscription: subscription.clone(),
+            instance: beat.instance.clone(),
+            client_id: Arc::clone(&beat.client_id),
+            host: Arc::clone(&beat.host),
+            session_timeout_ms: millis(beat.session_timeout),
+            rebalance_timeout_ms: millis(beat.rebalance_timeout),
         }
-        counts
-    }
-
-    /// The records that make this group the other one.
-    pub(super) fn changes_to(&self, next: &Group) -> Vec<Change> {
-        let mut changes = Vec::new();
-        for id in self.members.keys().filter(|id| !next.members.contains_key(*id)) {
-            changes.push(Change::Current(id.clone(), None));
-            changes.push(Change::Target(id.clone(), None));
-            changes.push(Change::Member(id.clone(), None));
-        }
-        for (id, member) in &next.members {
-            let before = self.members.get(id);
-            if before.is_some_and(|before| Arc::ptr_eq(before, member)) {
-                continue;
-            }
-            if before.is_none_or(|before| before.value() != member.value()) {
-                changes.push(Change::Member(id.clone(), Some(member.value())));
-            }
-            if before.is_none_or(|before| before.current != member.current) {
-                changes.push(Change::Current(id.clone(), Some(member.current.clone())));
-            }
-        }
-        for (id, target) in &next.target {
-            if self.target.get(id).is_none_or(|before| before != target) {
-                changes.push(Change::Target(id.clone(), Some(Arc::clone(target))));
-            }
-        }
-        for id in self.target.keys() {
-            if !next.target.contains_key(id) && next.members.contains_key(id) {
-                changes.push(Change::Target(id.clone(), None));
-            }
-        }
-        if self.value() != next.value() {
-            changes.push(Change::Group(Some(next.value())));
-        }
-        changes
     }
 }
 

@@ -77,29 +77,52 @@ impl Group {
     /// Errors: `GROUP_NOT_EMPTY`.
     pub fn delete(&self) -> Result<Vec<Change>, Refusal> {
         self.check_committer(&Committer::Outside)?;
-        let mut changes = self.forget_offsets(|_| true);
+        let mut changes = self.forget_offsets(|_, _| true);
         changes.push(Change::Group(None));
         Ok(changes)
     }
 
+    /// Whether the caller may read committed offsets: anybody from outside, and a member that is who it says. One whose epoch
+    /// is old gets an error, never an answer that it could take for "nothing was committed".
+    ///
+    /// Errors: `UNKNOWN_MEMBER`, `FENCED_MEMBER_EPOCH`.
+    pub fn check_reader(&self, by: &Committer) -> Result<(), Refusal> {
+        let Committer::Member(id, epoch, instance) = by else { return Ok(()) };
+        let current = &self.known(id, instance.as_ref())?.current;
+        // The epoch moves on a moment before the member hears of it.
+        if *epoch == current.epoch || *epoch == current.previous_epoch {
+            return Ok(());
+        }
+        let message = format!("the member is at epoch {}, not {epoch}; join anew", current.epoch);
+        Err(Refusal::field(ErrorCode::FencedMemberEpoch, "member_epoch", message))
+    }
+
     /// What forgets the offsets of a group that has been empty for `retention`: all of them at once, as far as their commits are
-    /// as old too. A group with members keeps its offsets however quiet it is (KIP-211).
+    /// as old too. A group with members keeps its offsets however quiet it is (KIP-211). One with neither members nor offsets is
+    /// forgotten at once.
     pub fn expire(&self, retention: Duration, now: Timestamp) -> Vec<Change> {
         let old = |since: Timestamp| {
             u128::try_from(now.millis_since(since)).is_ok_and(|age| age >= retention.as_millis())
         };
-        if !self.members.is_empty() || self.empty_since.is_some_and(|since| !old(since)) {
+        if !self.members.is_empty() {
             return Vec::new();
         }
-        let mut changes = self.forget_offsets(|offset| old(offset.at));
+        if self.empty_since.is_some_and(|since| !old(since)) && !self.offsets.is_empty() {
+            return Vec::new();
+        }
+        let mut changes = self.forget_offsets(|_, offset| old(offset.at));
         if changes.len() == self.offsets.len() {
             changes.push(Change::Group(None));
         }
         changes
     }
 
-    fn forget_offsets(&self, which: impl Fn(&CommittedOffset) -> bool) -> Vec<Change> {
-        let old = self.offsets.iter().filter(|(_, offset)| which(offset));
-        old.map(|((topic, partition), _)| Change::Offset(topic.clone(), *partition, None)).collect()
+    /// What forgets offsets that `which` picks, whoever is in the group.
+    pub fn forget_offsets(
+        &self,
+        which: impl Fn(&(TopicName, PartitionId), &CommittedOffset) -> bool,
+    ) -> Vec<Change> {
+        let picked = self.offsets.iter().filter(|(at, offset)| which(at, offset));
+        picked.map(|((topic, partition), _)| Change::Offset(topic.clone(), *partition, None)).collect()
     }
 }

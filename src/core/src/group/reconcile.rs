@@ -2,21 +2,20 @@
 //! gets what is free. Nobody else is touched.
 
 use super::assignor::TopicIdPartition;
-use super::ids::{MemberEpoch, MemberId};
+use super::ids::MemberEpoch;
 use super::state::{Current, Partitions};
 use std::collections::BTreeMap;
 
 /// The next step of a member.
 ///
 /// `reported` is what the member says it has; `None` when it says nothing new. `target` and `epoch` are the group's.
-/// `owner_of` names who has a partition or has not given it back.
+/// `owned_by_another` tells of partitions that another member has, or has not given back.
 pub(super) fn step(
-    id: &MemberId,
     current: &Current,
     reported: Option<&Partitions>,
     target: &Partitions,
     epoch: MemberEpoch,
-    owner_of: impl Fn(&TopicIdPartition) -> Option<MemberId>,
+    owned_by_another: impl Fn(&TopicIdPartition) -> bool,
 ) -> Current {
     if !current.revoking.is_empty() {
         let gave_back = reported.is_some_and(|has| current.revoking.keys().all(|p| !has.contains(p)));
@@ -35,12 +34,10 @@ pub(super) fn step(
         if owned.contains_key(partition) {
             continue;
         }
-        match owner_of(partition) {
-            // What it gave back just now may still stand under its own name.
-            Some(owner) if owner != *id => waiting = true,
-            _ => {
-                owned.insert(*partition, epoch);
-            }
+        if owned_by_another(partition) {
+            waiting = true;
+        } else {
+            owned.insert(*partition, epoch);
         }
     }
     let previous_epoch = if current.epoch == epoch { current.previous_epoch } else { current.epoch };
@@ -66,19 +63,17 @@ mod tests {
 
     #[test]
     fn a_partition_moves_only_after_it_was_given_back() {
-        let (a, b) = (MemberId::new("a").unwrap(), MemberId::new("b").unwrap());
-        let nobody = |_: &TopicIdPartition| None;
+        let nobody = |_: &TopicIdPartition| false;
         let has = Current { epoch: MemberEpoch(1), owned: held(&[0, 1], 1), ..Current::default() };
         // It shall have 1 and 2: 0 is revoked first, the epoch stays.
-        let first = step(&a, &has, None, &set(&[1, 2]), MemberEpoch(2), nobody);
+        let first = step(&has, None, &set(&[1, 2]), MemberEpoch(2), nobody);
         assert_eq!(
             (first.epoch, &first.owned, &first.revoking),
             (MemberEpoch(1), &held(&[1], 1), &held(&[0], 1))
         );
         // Nothing happens until it says that 0 is gone.
-        let heard = |reported: Option<&Partitions>| {
-            step(&a, &first, reported, &set(&[1, 2]), MemberEpoch(2), |_| Some(b.clone()))
-        };
+        let heard =
+            |reported: Option<&Partitions>| step(&first, reported, &set(&[1, 2]), MemberEpoch(2), |_| true);
         assert_eq!(heard(None), first);
         assert_eq!(heard(Some(&set(&[0, 1]))), first);
         // Then it moves on; what another has is waited for.
@@ -89,9 +84,9 @@ mod tests {
         );
         assert_eq!((&second.owned, second.revoking.len()), (&held(&[1], 1), 0));
         // And comes once it is free, with the epoch at which it came.
-        let third = step(&a, &second, None, &set(&[1, 2]), MemberEpoch(2), nobody);
+        let third = step(&second, None, &set(&[1, 2]), MemberEpoch(2), nobody);
         assert_eq!(third.owned, held(&[1], 1).into_iter().chain(held(&[2], 2)).collect());
         assert!(third.is_settled(MemberEpoch(2)));
-        assert_eq!(step(&a, &third, None, &set(&[1, 2]), MemberEpoch(2), nobody), third, "it stays there");
+        assert_eq!(step(&third, None, &set(&[1, 2]), MemberEpoch(2), nobody), third, "it stays there");
     }
 }

@@ -4,15 +4,16 @@
 //! that the field's own formatter reads them. The others are ours: the key is the group and the member as Kafka writes strings,
 //! the value one version byte and MessagePack with field names. A record without value is a tombstone.
 
-use super::assignor::{Assignor, TopicIdPartition};
+use super::assignor::TopicIdPartition;
+use super::bytes::{Reader, put_text};
 use super::ids::{GroupId, InstanceId, MemberEpoch, MemberId};
-use super::state::{CommittedOffset, Current, Group, Member, Partitions, Subscription};
-use crate::{LeaderEpoch, Offset, PartitionId, Timestamp, TopicId, TopicName};
+use super::offset_value::{decode_offset, encode_offset};
+use super::state::{CommittedOffset, Current, Partitions, Subscription};
+use crate::{PartitionId, Timestamp, TopicId, TopicName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The client's text beside an offset, in bytes (`offset.metadata.max.bytes`).
 pub const MAX_OFFSET_METADATA: usize = 4096;
@@ -20,7 +21,6 @@ pub const MAX_OFFSET_METADATA: usize = 4096;
 pub const MAX_VALUE_BYTES: usize = 8 << 20;
 
 const OFFSET_KEY: i16 = 1;
-const OFFSET_VALUE: i16 = 3;
 const GROUP_KEY: i16 = 100;
 const MEMBER_KEY: i16 = 101;
 const TARGET_KEY: i16 = 102;
@@ -54,28 +54,28 @@ pub enum Change {
 /// The group itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GroupValue {
-    /// See [`Group::epoch`].
+    /// See [`Group::epoch`](super::state::Group::epoch).
     pub epoch: MemberEpoch,
-    /// See [`Group::target_epoch`].
+    /// See [`Group::target_epoch`](super::state::Group::target_epoch).
     pub target_epoch: MemberEpoch,
     /// The assignor's name.
     pub assignor: String,
-    /// See [`Group::topics`].
-    pub topics: Vec<(TopicId, i32)>,
-    /// See [`Group::empty_since`].
+    /// See [`Group::topics_hash`](super::state::Group::topics_hash).
+    pub topics_hash: u64,
+    /// See [`Group::empty_since`](super::state::Group::empty_since).
     pub empty_since: Option<Timestamp>,
 }
 
 /// A member and what it asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MemberValue {
-    /// See [`Member::subscription`].
+    /// See [`Member::subscription`](super::state::Member::subscription).
     pub subscription: Subscription,
-    /// See [`Member::instance`].
+    /// See [`Member::instance`](super::state::Member::instance).
     pub instance: Option<InstanceId>,
-    /// See [`Member::client_id`].
+    /// See [`Member::client_id`](super::state::Member::client_id).
     pub client_id: Arc<str>,
-    /// See [`Member::host`].
+    /// See [`Member::host`](super::state::Member::host).
     pub host: Arc<str>,
     /// In milliseconds.
     pub session_timeout_ms: u64,
@@ -129,7 +129,7 @@ impl GroupRecord {
     ///
     /// Errors: an unknown kind, which a reader may pass over, or damage, which it may not.
     pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<GroupRecord, RecordError> {
-        let mut key = Reader(key);
+        let mut key = Reader::new(key);
         let kind = i16::from_be_bytes(key.take()?);
         if ![OFFSET_KEY, GROUP_KEY, MEMBER_KEY, TARGET_KEY, CURRENT_KEY].contains(&kind) {
             return Err(RecordError::UnknownKind(kind));
@@ -158,89 +158,10 @@ impl GroupRecord {
                 }
             }
         };
-        if key.0.is_empty() {
+        if key.is_empty() {
             Ok(GroupRecord { group, change })
         } else {
             Err(RecordError::Malformed("bytes follow the key"))
-        }
-    }
-}
-
-impl Group {
-    /// Takes in a change, in the order of the log.
-    pub fn replay(&mut self, change: &Change) {
-        match change {
-            Change::Offset(topic, partition, Some(offset)) => {
-                self.offsets.insert((topic.clone(), *partition), offset.clone());
-            }
-            Change::Offset(topic, partition, None) => {
-                self.offsets.remove(&(topic.clone(), *partition));
-            }
-            Change::Group(Some(value)) => {
-                self.epoch = value.epoch;
-                self.target_epoch = value.target_epoch;
-                // One that only a newer version knows is not worth losing the group for.
-                self.assignor = value.assignor.parse().unwrap_or_default();
-                self.topics = Arc::new(value.topics.iter().copied().collect());
-                self.empty_since = value.empty_since;
-            }
-            Change::Group(None) => {
-                let offsets = std::mem::take(&mut self.offsets);
-                *self = Group { offsets, ..Group::default() };
-            }
-            Change::Member(id, Some(value)) => self.put_member(id, value),
-            Change::Member(id, None) => self.remove_member(id),
-            Change::Target(id, Some(target)) => {
-                self.target.insert(id.clone(), Arc::clone(target));
-            }
-            Change::Target(id, None) => {
-                self.target.remove(id);
-            }
-            // A tombstone without its member is what compaction may leave: it changes nothing.
-            Change::Current(id, current) => self.set_current(id, current.clone().unwrap_or_default()),
-        }
-    }
-
-    fn put_member(&mut self, id: &MemberId, value: &MemberValue) {
-        let current = self.members.get(id).map(|member| member.current.clone()).unwrap_or_default();
-        if let Some(instance) = &value.instance {
-            self.instances.insert(instance.clone(), id.clone());
-        }
-        let member = Member {
-            subscription: value.subscription.clone(),
-            instance: value.instance.clone(),
-            client_id: Arc::clone(&value.client_id),
-            host: Arc::clone(&value.host),
-            session_timeout: Duration::from_millis(value.session_timeout_ms),
-            rebalance_timeout: Duration::from_millis(value.rebalance_timeout_ms),
-            current,
-        };
-        self.members.insert(id.clone(), Arc::new(member));
-    }
-
-    /// The group's own record.
-    pub(super) fn value(&self) -> GroupValue {
-        GroupValue {
-            epoch: self.epoch,
-            target_epoch: self.target_epoch,
-            assignor: Assignor::name(self.assignor).to_owned(),
-            topics: self.topics.iter().map(|(id, count)| (*id, *count)).collect(),
-            empty_since: self.empty_since,
-        }
-    }
-}
-
-impl Member {
-    /// The member's record.
-    pub(super) fn value(&self) -> MemberValue {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        MemberValue {
-            subscription: self.subscription.clone(),
-            instance: self.instance.clone(),
-            client_id: Arc::clone(&self.client_id),
-            host: Arc::clone(&self.host),
-            session_timeout_ms: millis(self.session_timeout),
-            rebalance_timeout_ms: millis(self.rebalance_timeout),
         }
     }
 }
@@ -302,53 +223,6 @@ impl From<StoredCurrent> for Current {
     }
 }
 
-fn encode_offset(value: &CommittedOffset) -> Vec<u8> {
-    let mut bytes = OFFSET_VALUE.to_be_bytes().to_vec();
-    bytes.extend(value.offset.get().to_be_bytes());
-    bytes.extend(value.leader_epoch.get().to_be_bytes());
-    put_text(&mut bytes, &value.metadata);
-    bytes.extend(value.at.as_millis().to_be_bytes());
-    bytes
-}
-
-fn decode_offset(bytes: &[u8]) -> Result<CommittedOffset, RecordError> {
-    let mut bytes = Reader(bytes);
-    if i16::from_be_bytes(bytes.take()?) != OFFSET_VALUE {
-        return Err(RecordError::Malformed("the version of an offset"));
-    }
-    let offset = Offset(i64::from_be_bytes(bytes.take()?));
-    let leader_epoch = LeaderEpoch(i32::from_be_bytes(bytes.take()?));
-    let metadata = bytes.text()?.into();
-    let at = Timestamp(i64::from_be_bytes(bytes.take()?));
-    Ok(CommittedOffset { offset, leader_epoch, metadata, at })
-}
-
-fn put_text(to: &mut Vec<u8>, text: &str) {
-    // Ids, topics and metadata are all bounded far below 32 KiB.
-    let len = i16::try_from(text.len()).unwrap_or(i16::MAX);
-    to.extend(len.to_be_bytes());
-    to.extend(&text.as_bytes()[..usize::try_from(len).unwrap_or(0)]);
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
-        let (head, rest) = self.0.split_first_chunk().ok_or(RecordError::Malformed("it is too short"))?;
-        self.0 = rest;
-        Ok(*head)
-    }
-
-    fn text(&mut self) -> Result<&'a str, RecordError> {
-        let len = usize::try_from(i16::from_be_bytes(self.take()?))
-            .map_err(|_| RecordError::Malformed("a negative length"))?;
-        let (text, rest) =
-            self.0.split_at_checked(len).ok_or(RecordError::Malformed("a text is too short"))?;
-        self.0 = rest;
-        std::str::from_utf8(text).map_err(|_| RecordError::Malformed("a text is not UTF-8"))
-    }
-}
-
 pub(super) fn pack<T: Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = vec![VALUE_FORMAT];
     rmp_serde::encode::write_named(&mut bytes, value)
@@ -370,7 +244,9 @@ pub(super) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError
 
 #[cfg(test)]
 mod tests {
+    use super::super::state::Group;
     use super::*;
+    use crate::{LeaderEpoch, Offset};
 
     fn offset() -> GroupRecord {
         let value = CommittedOffset {
@@ -378,17 +254,10 @@ mod tests {
             leader_epoch: LeaderEpoch(7),
             metadata: "m".into(),
             at: Timestamp(3),
+            topic: None,
         };
         let change = Change::Offset(TopicName::new("t").unwrap(), PartitionId(2), Some(value));
         GroupRecord { group: GroupId::new("g").unwrap(), change }
-    }
-
-    #[test]
-    fn offsets_have_kafkas_layout() {
-        let (key, value) = offset().encode();
-        assert_eq!(key, [0, 1, 0, 1, b'g', 0, 1, b't', 0, 0, 0, 2]);
-        let wanted = [0, 3, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 7, 0, 1, b'm', 0, 0, 0, 0, 0, 0, 0, 3];
-        assert_eq!(value.unwrap(), wanted);
     }
 
     #[test]

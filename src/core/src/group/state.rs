@@ -19,8 +19,9 @@ pub struct Group {
     pub target: BTreeMap<MemberId, Arc<Partitions>>,
     /// How partitions are assigned.
     pub assignor: Assignor,
-    /// The partition counts of the subscribed topics that the epoch knows.
-    pub topics: Arc<BTreeMap<TopicId, i32>>,
+    /// What the subscribed topics and their partition counts came to when the target was computed; see
+    /// [`topics_hash`](super::target::topics_hash).
+    pub topics_hash: u64,
     /// The members by id.
     pub members: BTreeMap<MemberId, Arc<Member>>,
     /// Static members by their instance id.
@@ -31,6 +32,8 @@ pub struct Group {
     pub offsets: BTreeMap<(TopicName, PartitionId), CommittedOffset>,
     /// Since when it has no members; offsets expire from here.
     pub empty_since: Option<Timestamp>,
+    /// While a compacted log is replayed: what members have whose own record comes later.
+    pub(super) early: BTreeMap<MemberId, Current>,
 }
 
 /// Some partitions.
@@ -55,8 +58,8 @@ pub struct Subscription {
 /// One member.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Member {
-    /// What it asked for.
-    pub subscription: Subscription,
+    /// What it asked for. Shared with members that ask for the same.
+    pub subscription: Arc<Subscription>,
     /// Its instance id, if it is a static member.
     pub instance: Option<InstanceId>,
     /// What it calls itself, for people.
@@ -97,6 +100,8 @@ pub struct CommittedOffset {
     pub metadata: Arc<str>,
     /// When.
     pub at: Timestamp,
+    /// The topic that was meant, so that one created anew under the name does not begin there; `None` if it was not known.
+    pub topic: Option<TopicId>,
 }
 
 /// What a group is at the moment, for people.

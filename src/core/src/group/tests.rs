@@ -93,7 +93,7 @@ impl Driver {
             session_timeout: Duration::from_secs(45),
             rebalance_timeout: Duration::from_secs(300),
         };
-        let (changes, answer) = self.group.heartbeat(&beat, &self.world, Timestamp(1))?;
+        let (changes, answer) = self.group.heartbeat(&beat, Timestamp(1))?;
         self.replay(changes);
         if let Some(process) = self.processes.get_mut(&member(name)) {
             process.epoch = answer.epoch;
@@ -167,6 +167,7 @@ impl Driver {
             leader_epoch: LeaderEpoch::NONE,
             metadata: "".into(),
             at: Timestamp(5),
+            topic: None,
         };
         self.group.check_committer(&by).map_err(|refusal| refusal.code)?;
         self.group

@@ -6,6 +6,7 @@
 //! ```
 //! Every partition of a topic to which somebody subscribed goes to exactly one subscriber of it.
 
+mod alike;
 mod range;
 mod round_robin;
 #[cfg(test)]
@@ -30,8 +31,8 @@ pub struct TopicIdPartition {
 /// What an assignor knows of one member.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Subscriber {
-    /// The topics that it wants, those that exist.
-    pub topics: BTreeSet<TopicId>,
+    /// The topics that it wants, those that exist. Shared by members that want the same.
+    pub topics: Arc<BTreeSet<TopicId>>,
     /// Its rack or zone, if it said so.
     pub rack: Option<Arc<str>>,
     /// The partitions that the last assignment gave it.
@@ -88,7 +89,9 @@ impl Assignor {
         match self {
             Assignor::Range => range::assign(members, topics),
             Assignor::RoundRobin => round_robin::assign(members, topics),
-            Assignor::Uniform => uniform::assign(members, topics),
+            Assignor::Uniform => {
+                alike::assign(members, topics).unwrap_or_else(|| uniform::assign(members, topics))
+            }
         }
     }
 }
@@ -124,7 +127,7 @@ fn wanted<'a>(
 ) -> Vec<(TopicId, &'a TopicSpec, Vec<&'a Arc<str>>)> {
     let mut subscribers: BTreeMap<TopicId, Vec<&Arc<str>>> = BTreeMap::new();
     for (id, member) in members {
-        for topic in &member.topics {
+        for topic in member.topics.iter() {
             subscribers.entry(*topic).or_default().push(id);
         }
     }

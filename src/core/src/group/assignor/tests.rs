@@ -17,7 +17,7 @@ fn topics(counts: &[usize]) -> Topics {
 
 fn members(wants: &[(&str, &[u8])]) -> Subscribers {
     let member = |(name, topics): &(&str, &[u8])| {
-        let topics = topics.iter().map(|n| id(*n)).collect();
+        let topics = Arc::new(topics.iter().map(|n| id(*n)).collect());
         ((*name).into(), Subscriber { topics, ..Subscriber::default() })
     };
     wants.iter().map(member).collect()
@@ -74,7 +74,10 @@ fn a_join_and_a_leave_move_as_little_as_can_be() {
     let two = Assignor::Uniform.assign(&group, &topics);
     assert!(two.values().all(|got| got.len() == 3));
     held(&mut group, &two);
-    group.insert("c".into(), Subscriber { topics: BTreeSet::from([id(1)]), ..Subscriber::default() });
+    group.insert(
+        "c".into(),
+        Subscriber { topics: Arc::new(BTreeSet::from([id(1)])), ..Subscriber::default() },
+    );
     let three = Assignor::Uniform.assign(&group, &topics);
     assert!(three.values().all(|got| got.len() == 2));
     assert!(["a", "b"].iter().all(|m| three[*m].is_subset(&two[*m])), "{three:?}");
@@ -120,7 +123,7 @@ fn group() -> impl Strategy<Value = (Subscribers, Topics)> {
     let wants = prop::collection::vec(prop::collection::btree_set(1u8..4, 0..4), 1..7);
     (counts, wants).prop_map(|(counts, wants)| {
         let member = |(n, topics): (usize, BTreeSet<u8>)| {
-            let topics = topics.into_iter().map(id).collect();
+            let topics = Arc::new(topics.into_iter().map(id).collect());
             (format!("m{n}").as_str().into(), Subscriber { topics, ..Subscriber::default() })
         };
         (wants.into_iter().enumerate().map(member).collect(), topics(&counts))

@@ -161,7 +161,7 @@ impl<'a> State<'a> {
 
     fn reload(&mut self, member: usize, before: usize) {
         let now = self.has[member].len();
-        for topic in &self.members[self.ids[member]].topics {
+        for topic in self.members[self.ids[member]].topics.iter() {
             if let Some(loads) = self.by_load.get_mut(topic) {
                 loads.remove(&(before, member));
                 loads.insert((now, member));
