@@ -143,6 +143,8 @@ pub fn state(broker: &proto::Broker) -> &'static str {
         (true, false, _) => "fenced",
         (false, _, true) => "stopping",
         (false, true, false) if broker.replica_count == 0 => "drained",
+        // Some of its replicas have nowhere to go, or nobody to be copied from.
+        (false, true, false) if broker.drain_nowhere_to_go + broker.drain_offline > 0 => "draining, stuck",
         (false, true, false) => "draining",
         (false, false, false) => "alive",
     }
@@ -183,5 +185,7 @@ pub fn known_json(broker: &proto::Broker) -> Value {
         "epoch": broker.epoch,
         "replicas": broker.replica_count,
         "leaders": broker.leader_count,
+        "drain_nowhere_to_go": broker.drain_nowhere_to_go,
+        "drain_offline": broker.drain_offline,
     })
 }
