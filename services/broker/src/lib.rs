@@ -14,6 +14,7 @@ mod describe;
 mod forward;
 mod in_flight;
 pub mod metadata;
+pub mod metrics;
 mod node;
 mod produce;
 mod producer_ids;

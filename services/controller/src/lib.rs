@@ -23,6 +23,7 @@ mod heartbeat;
 mod kind;
 mod machine;
 mod members;
+pub mod metrics;
 mod peers;
 mod quorum;
 mod router;
@@ -46,6 +47,7 @@ use duties::Duties;
 use heartbeat::Heartbeats;
 use machine::{MetadataMachine, Published};
 use members::Members;
+use metrics::ControllerSource;
 use peers::Peers;
 use quorum::Quorum;
 use router::Router;
@@ -55,12 +57,14 @@ use service::internal::Internal;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use thalweg_core::NodeId;
 use thalweg_core::metadata::Endpoint;
 use thalweg_proto::internal::v1::controller_service_server::ControllerServiceServer;
 use thalweg_proto::internal::v1::raft_service_server::RaftServiceServer;
 use thalweg_proto::v1::admin_service_server::AdminServiceServer;
 use thalweg_raft::{RaftConfig, RaftNode, RaftStatus};
-use thalweg_runtime::{GrpcServer, Shutdown, Supervisor, blocking};
+use thalweg_runtime::observe::Registry;
+use thalweg_runtime::{CallMetrics, GrpcServer, Shutdown, Supervisor, blocking};
 use tokio::sync::watch;
 use transport::{GrpcTransport, Links, Receiver};
 
@@ -73,6 +77,9 @@ const HAND_OVER: Duration = Duration::from_secs(1);
 pub struct Controller {
     supervisor: Supervisor,
     listen: SocketAddr,
+    node_id: NodeId,
+    quorum: Quorum,
+    calls: CallMetrics,
     status: watch::Receiver<RaftStatus>,
 }
 
@@ -143,7 +150,7 @@ impl Controller {
             .descriptors(thalweg_proto::FILE_DESCRIPTOR_SET)
             .build()?;
 
-        let node_id = config.node_id;
+        let (node_id, calls, observed) = (config.node_id, server.metrics(), quorum.clone());
         let supervisor = Supervisor::new(shutdown.clone());
         if blocking::is_inline() {
             supervisor.spawn_critical("raft", node.run());
@@ -167,12 +174,19 @@ impl Controller {
             served
         });
         tracing::info!(node = %node_id, listen = %address, "controller serves");
-        Ok(Controller { supervisor, listen: address, status })
+        Ok(Controller { supervisor, listen: address, node_id, quorum: observed, calls, status })
     }
 
     /// Where services reach it.
     pub fn listen_addr(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// Lets the controller be seen: the Raft group, the cluster, its calls.
+    pub fn observe(&self, registry: &Registry) {
+        let source = Arc::new(ControllerSource(self.quorum.clone()));
+        registry.add("controller", self.node_id, source);
+        registry.add("controller", self.node_id, self.calls.source("internal"));
     }
 
     /// The Raft group as this controller sees it. The channel closes when its node ends.

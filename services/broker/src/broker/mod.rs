@@ -18,6 +18,7 @@ pub use seams::{BrokerSeams, Port, WallClock};
 
 use crate::config::BrokerConfig;
 use crate::metadata::MetadataStore;
+use crate::metrics::BrokerSource;
 use crate::node::Node;
 use crate::replicas::ReplicaManager;
 use std::net::SocketAddr;
@@ -25,7 +26,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use thalweg_core::Clock;
 use thalweg_log::storage::Storage;
-use thalweg_runtime::{Shutdown, Supervisor, blocking};
+use thalweg_runtime::observe::Registry;
+use thalweg_runtime::{CallMetrics, Shutdown, Supervisor, blocking};
 
 /// The broker service.
 #[derive(Debug)]
@@ -36,6 +38,7 @@ pub struct BrokerHandle {
     listen: SocketAddr,
     internal_listen: SocketAddr,
     node: Arc<Node>,
+    calls: [(&'static str, CallMetrics); 2],
     supervisor: Supervisor,
 }
 
@@ -112,6 +115,15 @@ impl BrokerHandle {
     /// The partitions on this broker.
     pub fn replicas(&self) -> &Arc<ReplicaManager> {
         &self.node.replicas
+    }
+
+    /// Lets the broker be seen: its partitions, its calls.
+    pub fn observe(&self, registry: &Registry) {
+        let id = self.node.config.node_id;
+        registry.add("broker", id, BrokerSource::new(&self.node));
+        for (port, calls) in &self.calls {
+            registry.add("broker", id, calls.source(port));
+        }
     }
 
     /// Waits until the broker has stopped: after its shutdown was triggered, or after a part of it failed. First it says

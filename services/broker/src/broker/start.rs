@@ -127,16 +127,20 @@ async fn join_cluster(
     let node = new_node(config, clock, link, metadata, replicas, dialer, shutdown);
     run_parts(supervisor, &node, who, goodbye);
     // Followers find it served from the moment on at which it leads.
-    serve(supervisor, "internal-server", services::internal(&node)?, internal, &node.shutdown);
+    let server = services::internal(&node)?;
+    let internal_calls = server.metrics();
+    serve(supervisor, "internal-server", server, internal, &node.shutdown);
     // A fenced broker leads nothing; what connects now should find the partitions served.
     let me = node.config.node_id;
     let unfenced = |image: &MetadataImage| image.broker(me).is_some_and(|broker| !broker.fenced);
     let image =
         wait_for(&node.metadata, &node.shutdown, deadline, unfenced, || no_metadata(&node.config)).await?;
     wait_applied(&node.replicas, image.version(), &node.shutdown).await?;
-    serve(supervisor, "server", services::public(&node)?, public, &node.shutdown);
+    let server = services::public(&node)?;
+    let calls = [("public", server.metrics()), ("internal", internal_calls)];
+    serve(supervisor, "server", server, public, &node.shutdown);
     tracing::info!(broker = %me, %listen, %internal_listen, partitions = node.replicas.len(), "broker ready");
-    Ok(BrokerHandle { listen, internal_listen, node, supervisor: supervisor.clone() })
+    Ok(BrokerHandle { listen, internal_listen, node, calls, supervisor: supervisor.clone() })
 }
 
 fn new_node(

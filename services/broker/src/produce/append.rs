@@ -85,6 +85,9 @@ pub fn append_batch(
     let appended =
         log.append_as_leader(&batch, role.leader_epoch, now).map_err(|error| refusal::append(&error))?;
     partition.appended();
+    if !appended.duplicate {
+        partition.traffic().appended(header.record_count.unsigned_abs().into(), batch.header().size());
+    }
     Ok(Write {
         base_offset: appended.base_offset,
         last_offset: appended.last_offset,

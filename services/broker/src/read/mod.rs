@@ -206,6 +206,7 @@ pub fn read(
                 (v1::partition_data::Data::Records(v1::RecordSet { records }), bytes, next)
             }
         };
+        partition.traffic().read(bytes);
         return Ok(Some(Chunk {
             data,
             bytes,

@@ -100,6 +100,11 @@ impl ReplicaManager {
         served.filter(|partition| partition.leading().is_some()).map(Arc::clone).collect()
     }
 
+    /// The partitions that are served here.
+    pub fn served(&self) -> Vec<Arc<Partition>> {
+        self.table.load().values().flat_map(|topic| topic.serving()).map(Arc::clone).collect()
+    }
+
     /// How many partitions are served here.
     pub fn len(&self) -> usize {
         self.table.load().values().map(|topic| topic.serving().count()).sum()

@@ -5,8 +5,10 @@ mod partition;
 mod role;
 mod session;
 mod table;
+mod traffic;
 
 pub use manager::{Lookup, ReplicaManager};
 pub use partition::{Partition, Registration};
 pub use role::{IsrProposal, Role};
 pub use session::{Session, Slot};
+pub use traffic::Traffic;

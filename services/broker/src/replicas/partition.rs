@@ -9,6 +9,7 @@
 
 use super::role::{IsrProposal, Role};
 use super::session::{Session, Slot, Waiters};
+use super::traffic::Traffic;
 use crate::replication::leader::state::{LeaderState, Outcome, Stale};
 use arc_swap::{ArcSwap, Guard};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -37,6 +38,7 @@ pub struct Partition {
     retired: AtomicBool,
     waiters: Waiters,
     followers: Waiters,
+    traffic: Traffic,
 }
 
 impl Partition {
@@ -60,6 +62,7 @@ impl Partition {
             retired: AtomicBool::new(false),
             waiters: Waiters::default(),
             followers: Waiters::default(),
+            traffic: Traffic::default(),
         });
         let listener: Arc<dyn FlushListener> = Arc::clone(&partition) as Arc<dyn FlushListener>;
         partition.log.set_flush_listener(Arc::downgrade(&listener));
@@ -80,6 +83,11 @@ impl Partition {
     /// Its log.
     pub fn log(&self) -> &Arc<Log> {
         &self.log
+    }
+
+    /// What went through it.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// What the metadata says of it.
@@ -117,7 +125,10 @@ impl Partition {
         );
         if role.leader == self.me {
             match &mut *leader {
-                Some(state) if state.leader_epoch() == role.leader_epoch => state.update(&role.terms(), now),
+                Some(state) if state.leader_epoch() == role.leader_epoch => {
+                    self.traffic.isr_moved(self.role.load().isr.len(), role.isr.len());
+                    state.update(&role.terms(), now);
+                }
                 state => {
                     let start = self.log.log_end_offset();
                     *state = Some(LeaderState::new(self.me, &role.terms(), start, now));

@@ -20,6 +20,7 @@ pub fn apply(
     } else {
         let from = log.log_end_offset();
         let to = append(log, epoch, &news.record_batches, now)?;
+        partition.traffic().followed(news.record_batches.len());
         let bytes = news.record_batches.len() as u64;
         Some(Took { bytes, from, to, high_watermark: Offset(news.high_watermark) })
     };

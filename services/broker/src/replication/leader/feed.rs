@@ -265,6 +265,7 @@ impl Feed {
                 }
                 continue;
             }
+            followed.registration.partition().traffic().sent(read.data.len());
             followed.next = read.next_offset;
             // The others first.
             if read.next_offset < read.log_end_offset {
