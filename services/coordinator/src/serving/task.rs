@@ -1,0 +1,332 @@
+//! One shard's task: from the lease to its end.
+
+use super::load::load;
+use super::waiting::Waiting;
+use super::write::{Encoded, Times, WriteError, Writer};
+use super::{Call, Message};
+use crate::node::Node;
+use crate::shard::{CallId, ClusterTopics, Output, Shard, ShardCall, WriteId};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use thalweg_core::group::lease_marker;
+use thalweg_core::metadata::ShardLease;
+use thalweg_core::metadata::command::Refusal;
+use thalweg_core::{ErrorCode, TopicPartition};
+use thalweg_proto::ApiError;
+use thalweg_proto::internal::v1::group_reply::Reply;
+use thalweg_runtime::Shutdown;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+/// Messages that one turn of the loop takes.
+const TURN: usize = 256;
+/// A batch's bound where the topic's is not known.
+const DEFAULT_BATCH_BYTES: usize = 1 << 20;
+
+/// A lease, and what comes with it.
+#[derive(Debug)]
+pub struct Lease {
+    /// The partition.
+    pub at: TopicPartition,
+    /// The lease.
+    pub lease: ShardLease,
+    /// What the shard is asked.
+    pub inbox: mpsc::UnboundedReceiver<Message>,
+    /// Triggered when the lease is over.
+    pub over: Shutdown,
+}
+
+/// Loads a shard and serves it until its lease is over.
+pub async fn serve(node: Arc<Node>, lease: Lease) {
+    let Lease { at, lease, inbox, over } = lease;
+    let intervals = &node.config.intervals;
+    let times = Times {
+        acks: intervals.write_acks,
+        open: intervals.leader_call,
+        retry_first: intervals.retry_first,
+        retry_most: intervals.retry_most,
+    };
+    let writer = Writer::new(Arc::clone(&node.leaders), at.clone(), lease, times);
+    let topics = node.topics.subscribe();
+    let mut task = Task { node, at, lease, inbox, over, writer, topics, waiting: Waiting::default() };
+    let ended = match task.take_over().await {
+        Ok((shard, early)) => task.run(shard, early).await,
+        Err(ended) => ended,
+    };
+    task.end(ended).await;
+}
+
+/// Why a shard is served no longer.
+enum Ended {
+    /// The lease is over.
+    Over(Box<Option<Serving>>),
+    /// The writer cannot go on.
+    Write(WriteError),
+}
+
+struct Task {
+    node: Arc<Node>,
+    at: TopicPartition,
+    lease: ShardLease,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    over: Shutdown,
+    writer: Writer,
+    topics: watch::Receiver<Arc<ClusterTopics>>,
+    waiting: Waiting,
+}
+
+/// A shard that is loaded.
+struct Serving {
+    shard: Shard,
+    out: Output,
+    under_way: VecDeque<Submission>,
+    // Answers that wait for nothing more.
+    ready: Vec<(CallId, Result<Reply, Refusal>)>,
+}
+
+/// What follows when a submission is durable.
+struct Submission {
+    upto: Option<WriteId>,
+    // Answers that count only if the shard was still this process's when they were made.
+    held: Vec<(CallId, Result<Reply, Refusal>)>,
+}
+
+type Early = Vec<(CallId, ShardCall)>;
+
+impl Task {
+    /// Writes the marker and loads the shard. Calls that come meanwhile wait.
+    async fn take_over(&mut self) -> Result<(Shard, Early), Ended> {
+        let mut early = Early::new();
+        let marker = self.marker();
+        self.writer.submit(&[marker], self.batch_bytes(), self.node.clock.now());
+        let marker = loop {
+            tokio::select! {
+                biased;
+                () = self.over.triggered() => return Err(Ended::Over(Box::new(None))),
+                written = self.writer.next() => match written {
+                    Ok(offset) => break offset,
+                    Err(error) => return Err(Ended::Write(error)),
+                },
+                Some(message) = self.inbox.recv() => take_early(message, &mut early, &mut self.waiting),
+                () = sleep_until(self.waiting.next_deadline()) => self.waiting.expire(Instant::now(), &loading()),
+                Ok(()) = self.topics.changed() => self.writer.metadata_changed(),
+            }
+        };
+        tracing::debug!(shard = %self.at, epoch = %self.lease.epoch, %marker, "the shard's log is this coordinator's");
+        let node = Arc::clone(&self.node);
+        let at = self.at.clone();
+        let loaded = async {
+            // The semaphore is never closed.
+            let _turn = node.loads.acquire().await;
+            load(&node, &at, marker).await
+        };
+        tokio::pin!(loaded);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.over.triggered() => return Err(Ended::Over(Box::new(None))),
+                shard = &mut loaded => return Ok((shard, early)),
+                Some(message) = self.inbox.recv() => take_early(message, &mut early, &mut self.waiting),
+                () = sleep_until(self.waiting.next_deadline()) => self.waiting.expire(Instant::now(), &loading()),
+            }
+        }
+    }
+
+    async fn run(&mut self, shard: Shard, early: Early) -> Ended {
+        let mut serving =
+            Serving { shard, out: Output::default(), under_way: VecDeque::new(), ready: Vec::new() };
+        serving.shard.start(self.node.now());
+        self.node.shards.set_served(self.at.partition, self.lease.epoch);
+        let mut topics = Arc::clone(&self.topics.borrow_and_update());
+        serving.shard.topics_changed(&*topics, self.node.now(), &mut serving.out);
+        for (id, call) in early {
+            serving.shard.handle(id, call, &*topics, self.node.now(), &mut serving.out);
+        }
+        let mut messages = Vec::with_capacity(TURN);
+        loop {
+            self.pass_on(&mut serving);
+            let wake = serving.shard.next_wake().map(|at| self.node.started + at);
+            let Serving { shard, out, .. } = &mut serving;
+            tokio::select! {
+                biased;
+                () = self.over.triggered() => return Ended::Over(Box::new(Some(serving))),
+                written = self.writer.next() => match written {
+                    Ok(_) => serving.durable(&self.node),
+                    Err(error) => return Ended::Write(error),
+                },
+                count = self.inbox.recv_many(&mut messages, TURN) => {
+                    if count == 0 {
+                        // Only this task's lease holds the other end: it is over.
+                        return Ended::Over(Box::new(Some(serving)));
+                    }
+                    for message in messages.drain(..) {
+                        match message {
+                            Message::Calls(calls) => {
+                                for Call { id, what, answer, until } in calls {
+                                    self.waiting.add(id, answer, until);
+                                    shard.handle(id, what, &*topics, self.node.now(), out);
+                                }
+                            }
+                            Message::Cancel(ids) => {
+                                for id in ids {
+                                    shard.handle(id, ShardCall::Cancel, &*topics, self.node.now(), out);
+                                }
+                            }
+                        }
+                    }
+                }
+                Ok(()) = self.topics.changed() => {
+                    topics = Arc::clone(&self.topics.borrow_and_update());
+                    self.writer.metadata_changed();
+                    shard.topics_changed(&*topics, self.node.now(), out);
+                }
+                () = sleep_until(wake) => shard.tick(&*topics, self.node.now(), out),
+                () = sleep_until(self.waiting.next_deadline()) => {
+                    let message = "the answer was not durable in time; what was asked may happen yet";
+                    self.waiting.expire(Instant::now(), &ApiError::new(ErrorCode::RequestTimedOut, message));
+                }
+            }
+        }
+    }
+
+    /// Hands records to the writer, and answers to their callers. While others may have the shard, answers wait for a write of
+    /// their own: if that is durable, nobody else had the shard when they were made.
+    fn pass_on(&mut self, serving: &mut Serving) {
+        let Serving { out, under_way, ready, .. } = serving;
+        let session = self.node.config.intervals.session;
+        let doubtful = !out.replies.is_empty() && self.node.membership.may_be_fenced(session);
+        if (!out.writes.is_empty() || doubtful) && self.writer.has_room() {
+            let upto = out.writes.last().map(|(id, _)| *id);
+            let records = out.writes.drain(..).flat_map(|(_, records)| records);
+            let mut records: Vec<Encoded> = records.map(|record| record.encode()).collect();
+            if records.is_empty() {
+                records.push(self.marker());
+            }
+            let held = if doubtful { std::mem::take(&mut out.replies) } else { Vec::new() };
+            under_way.push_back(Submission { upto, held });
+            self.writer.submit(&records, self.batch_bytes(), self.node.clock.now());
+        }
+        if !doubtful {
+            ready.append(&mut out.replies);
+        }
+        self.answer(ready);
+    }
+
+    fn answer(&mut self, replies: &mut Vec<(CallId, Result<Reply, Refusal>)>) {
+        for (id, reply) in replies.drain(..) {
+            // One whose time was over was refused.
+            if let Some(answer) = self.waiting.take(id) {
+                answer.give(reply.map_err(|refusal| refused(&refusal)));
+            }
+        }
+    }
+
+    fn marker(&self) -> Encoded {
+        let (key, value) = lease_marker(self.lease.epoch, self.node.config.node_id);
+        (key, Some(value))
+    }
+
+    fn batch_bytes(&self) -> usize {
+        let image = self.node.metadata.image();
+        image
+            .topic(self.at.topic.as_str())
+            .map_or(DEFAULT_BATCH_BYTES, |topic| topic.config.max_message_bytes)
+    }
+
+    async fn end(mut self, ended: Ended) {
+        self.node.shards.close(self.at.partition, self.lease.epoch);
+        match ended {
+            Ended::Over(serving) => {
+                tracing::debug!(shard = %self.at, epoch = %self.lease.epoch, "the shard's lease is over");
+                if let Some(serving) = *serving {
+                    let within = self.node.config.intervals.hand_over;
+                    let _ = tokio::time::timeout(within, self.finish(serving)).await;
+                }
+            }
+            Ended::Write(WriteError::Fenced(error)) => {
+                tracing::info!(shard = %self.at, epoch = %self.lease.epoch, %error, "another has the shard");
+            }
+            Ended::Write(WriteError::Lost(error)) => {
+                tracing::error!(
+                    shard = %self.at, epoch = %self.lease.epoch, %error,
+                    "a write was refused; beginning anew, so that every shard is loaded again"
+                );
+                self.node.membership.begin_anew();
+            }
+        }
+        let moved = not_here(&self.node, &self.at);
+        self.waiting.refuse(&moved);
+        self.inbox.close();
+        while let Ok(message) = self.inbox.try_recv() {
+            if let Message::Calls(calls) = message {
+                calls.into_iter().for_each(|call| call.answer.give(Err(moved.clone())));
+            }
+        }
+    }
+
+    /// Waits for the writes under way, and answers those whose records are durable. The next owner finds them in the log.
+    async fn finish(&mut self, mut serving: Serving) {
+        while !self.writer.is_idle() && self.writer.next().await.is_ok() {
+            serving.durable(&self.node);
+            self.answer(&mut serving.ready);
+        }
+    }
+}
+
+impl Serving {
+    /// The oldest submission is durable, and with it this was still the shard's owner when it was made.
+    fn durable(&mut self, node: &Node) {
+        let Some(Submission { upto, held }) = self.under_way.pop_front() else { return };
+        self.ready.extend(held);
+        if let Some(upto) = upto {
+            // What it answers was made no later than the write. Other answers that wait may be later.
+            let mut out = Output::default();
+            self.shard.durable(upto, node.now(), &mut out);
+            self.out.writes.append(&mut out.writes);
+            self.ready.append(&mut out.replies);
+        }
+    }
+}
+
+fn take_early(message: Message, early: &mut Early, waiting: &mut Waiting) {
+    match message {
+        Message::Calls(calls) => {
+            for Call { id, what, answer, until } in calls {
+                waiting.add(id, answer, until);
+                early.push((id, what));
+            }
+        }
+        // In its turn: the call that it cancels is not known to the shard yet.
+        Message::Cancel(ids) => early.extend(ids.into_iter().map(|id| (id, ShardCall::Cancel))),
+    }
+}
+
+fn refused(refusal: &Refusal) -> ApiError {
+    let error = ApiError::new(refusal.code, refusal.message.clone());
+    match &refusal.field {
+        Some(field) => error.with_field(field.clone()),
+        None => error,
+    }
+}
+
+fn loading() -> ApiError {
+    ApiError::new(ErrorCode::CoordinatorNotAvailable, "the coordinator is still loading the group; retry")
+}
+
+/// What callers of a shard are told that is not served here.
+pub fn not_here(node: &Node, at: &TopicPartition) -> ApiError {
+    let image = node.metadata.image();
+    let owner = image.lease(at).and_then(|lease| lease.coordinator).filter(|id| *id != node.config.node_id);
+    let message = match owner.and_then(|id| image.coordinator(id)) {
+        Some(owner) => format!("coordinator {} serves {at}, at {}", owner.id, owner.endpoint),
+        None => format!("coordinator {} does not serve {at}", node.config.node_id),
+    };
+    ApiError::new(ErrorCode::NotCoordinator, message)
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
