@@ -8,6 +8,9 @@ pub mod scan;
 
 pub use error::{ApiError, Detail};
 
+/// The gRPC header with which a coordinator writes to an internal topic: the epoch of its lease of the partition, in decimal.
+pub const LEASE_EPOCH_HEADER: &str = "thalweg-lease-epoch";
+
 /// The public API, package `thalweg.v1`.
 #[allow(
     missing_docs,

@@ -1,6 +1,7 @@
 //! This broker's own ProduceStream, as the forwarding one uses it.
 
 use crate::node::Node;
+use crate::produce::fence::Writer;
 use crate::produce::stream as own;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -31,7 +32,8 @@ impl Local {
     pub fn open(node: &Arc<Node>) -> Local {
         let (requests, queued) = mpsc::channel(HANDED_OVER);
         // Its own first message was said already.
-        let answers = own::serve(Arc::clone(node), ReceiverStream::new(queued)).skip(1).boxed();
+        let answers =
+            own::serve(Arc::clone(node), ReceiverStream::new(queued), Writer::Client).skip(1).boxed();
         Local { requests: Some(requests), answers }
     }
 

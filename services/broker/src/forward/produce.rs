@@ -6,6 +6,7 @@ use super::patience::Patience;
 use super::route::{Route, leads_all, route};
 use super::spread::{merge, split};
 use crate::node::Node;
+use crate::produce::fence::Writer;
 use crate::produce::request::Terms;
 use crate::produce::{unary, weight};
 use futures_util::{StreamExt, stream};
@@ -21,7 +22,7 @@ pub async fn produce(
     deadline: Option<Instant>,
 ) -> Result<v1::ProduceResponse, ApiError> {
     if is_local(node, &request) {
-        return unary::produce(node, request, deadline).await;
+        return unary::produce(node, request, Writer::Client, deadline).await;
     }
     let Some(_charge) = node.in_flight.try_charge(weight(&request)) else {
         return Err(ApiError::new(
@@ -85,7 +86,7 @@ pub async fn to_one(
     loop {
         patience.look();
         let outcome = match route(node, &request.topic, partition) {
-            Route::Here => match unary::produce(node, request.clone(), Some(until)).await {
+            Route::Here => match unary::produce(node, request.clone(), Writer::Client, Some(until)).await {
                 Err(error) if is_elsewhere(&error) => Err(Failure::Refused(error)),
                 Err(error) => Err(Failure::Told(error)),
                 Ok(answer) => Ok(answer),

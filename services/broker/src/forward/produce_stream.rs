@@ -12,6 +12,7 @@ use super::produce::{is_local, to_one};
 use super::spread::{Parts, merge, split};
 use crate::in_flight::Charge;
 use crate::node::Node;
+use crate::produce::fence::Writer;
 use crate::produce::request::Terms;
 use crate::produce::{stream as own, weight};
 use crate::refusal;
@@ -49,7 +50,7 @@ where
             }))
         } else {
             // Its own first message was said already.
-            Either::Left(own::serve(node, inbound).skip(1))
+            Either::Left(own::serve(node, inbound, Writer::Client).skip(1))
         }
     };
     opened.chain(choosing.flatten_stream())

@@ -1,6 +1,7 @@
 //! Produce: what the unary call and the stream share. Nothing here waits; the callers do.
 
 pub mod append;
+pub mod fence;
 pub mod records;
 pub mod request;
 pub mod stream;
@@ -10,6 +11,7 @@ use crate::metadata::topic_settings;
 use crate::node::Node;
 use crate::replicas::Partition;
 use append::{Progress, Write, append_batch};
+use fence::Writer;
 use rand::Rng;
 use records::{Encoded, Target};
 use request::{Acks, Terms};
@@ -37,15 +39,16 @@ enum Part {
 }
 
 /// Appends requests, and remembers where the last one went, so that a stream to one partition looks it up once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Appender {
+    writer: Writer,
     last: Option<(String, i32, Arc<Partition>)>,
 }
 
 impl Appender {
-    /// An appender that remembers nothing.
-    pub fn new() -> Appender {
-        Appender::default()
+    /// An appender for that writer's requests, which remembers nothing.
+    pub fn new(writer: Writer) -> Appender {
+        Appender { writer, last: None }
     }
 
     /// Checks and appends a request. A request for one partition fails as a whole; one that spans several reports each.
@@ -56,6 +59,7 @@ impl Appender {
         now: Timestamp,
     ) -> Result<Accepted, ApiError> {
         let terms = Terms::of(&request)?;
+        self.writer.check(node, &request.topic, request.partition)?;
         match request.payload {
             Some(v1::produce_request::Payload::RecordBatch(bytes)) => {
                 let Some(partition) = request.partition else {

@@ -7,6 +7,7 @@
 //!      └── not read while pending is full, or the process's budget is ──┘   (HTTP/2 flow control does the rest)
 //! ```
 
+use super::fence::Writer;
 use super::request::Acks;
 use super::{Accepted, Appender, timed_out, weight};
 use crate::in_flight::Charge;
@@ -29,12 +30,16 @@ use tonic::{Code, Status};
 /// keeps the stream full would see its acks only when its window is used up.
 const FLUSH_ACKS_AFTER_BYTES: usize = 64 * 1024;
 
-/// Serves one stream.
-pub fn serve<S>(node: Arc<Node>, inbound: S) -> impl Stream<Item = Result<v1::ProduceStreamResponse, Status>>
+/// Serves one stream of that writer's requests.
+pub fn serve<S>(
+    node: Arc<Node>,
+    inbound: S,
+    writer: Writer,
+) -> impl Stream<Item = Result<v1::ProduceStreamResponse, Status>>
 where
     S: Stream<Item = Result<v1::ProduceStreamRequest, Status>> + Send + Unpin,
 {
-    stream::unfold(ProduceStream::new(node, inbound), |mut stream| async move {
+    stream::unfold(ProduceStream::new(node, inbound, writer), |mut stream| async move {
         let message = stream.next().await?;
         Some((message, stream))
     })
@@ -82,12 +87,12 @@ impl<S> ProduceStream<S>
 where
     S: Stream<Item = Result<v1::ProduceStreamRequest, Status>> + Send + Unpin,
 {
-    fn new(node: Arc<Node>, inbound: S) -> Self {
+    fn new(node: Arc<Node>, inbound: S, writer: Writer) -> Self {
         let session = Session::new();
         ProduceStream {
             inbound,
             stage: Stage::New,
-            appender: Appender::new(),
+            appender: Appender::new(writer),
             pending: VecDeque::new(),
             pending_bytes: 0,
             unflushed_bytes: 0,

@@ -1,5 +1,6 @@
 //! The unary Produce: append, wait, answer.
 
+use super::fence::Writer;
 use super::{Accepted, Appender, timed_out, weight};
 use crate::node::Node;
 use crate::refusal;
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 pub async fn produce(
     node: &Node,
     request: v1::ProduceRequest,
+    writer: Writer,
     deadline: Option<Instant>,
 ) -> Result<v1::ProduceResponse, ApiError> {
     let Some(_charge) = node.in_flight.try_charge(weight(&request)) else {
@@ -21,7 +23,7 @@ pub async fn produce(
     };
     let silent = request.acks == v1::Acks::None as i32;
     let partition = request.partition.unwrap_or(-1);
-    let accepted = match Appender::new().append(node, request, node.clock.now()) {
+    let accepted = match Appender::new(writer).append(node, request, node.clock.now()) {
         Ok(accepted) => accepted,
         Err(error) if silent => {
             tracing::debug!(%error, "a produce request without acks was refused");

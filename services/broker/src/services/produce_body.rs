@@ -60,8 +60,9 @@ where
             return Either::Right(self.inner.call(request));
         }
         let most = self.producer.node.config.limits.max_request_bytes;
-        let inbound = Messages::new(request.into_body(), &self.budget, most);
-        let answers = self.producer.stream(inbound);
+        let (head, body) = request.into_parts();
+        let inbound = Messages::new(body, &self.budget, most);
+        let answers = self.producer.stream(inbound, &head.headers);
         let encoder = ProtoCodec::<v1::ProduceStreamResponse, v1::ProduceStreamRequest>::default().encoder();
         let compression = SingleMessageCompressionOverride::default();
         let body = EncodeBody::new_server(encoder, answers, None, compression, None);

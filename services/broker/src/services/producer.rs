@@ -2,9 +2,11 @@
 
 use super::{Answers, Door, deadline};
 use crate::node::Node;
+use crate::produce::fence::Writer;
 use crate::{forward, produce};
 use futures_util::Stream;
 use futures_util::future::Either;
+use http::HeaderMap;
 use std::sync::Arc;
 use thalweg_proto::v1;
 use thalweg_proto::v1::producer_service_server::ProducerService;
@@ -17,10 +19,11 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// Serves one ProduceStream.
+    /// Serves one ProduceStream, which came with these headers.
     pub fn stream<S>(
         &self,
         inbound: S,
+        headers: &HeaderMap,
     ) -> impl Stream<Item = Result<v1::ProduceStreamResponse, Status>> + use<S>
     where
         S: Stream<Item = Result<v1::ProduceStreamRequest, Status>> + Send + Unpin + 'static,
@@ -28,7 +31,7 @@ impl Producer {
         let node = Arc::clone(&self.node);
         match self.door {
             Door::Public => Either::Left(forward::produce_stream::serve(node, inbound)),
-            Door::Internal => Either::Right(produce::stream::serve(node, inbound)),
+            Door::Internal => Either::Right(produce::stream::serve(node, inbound, Writer::of(headers))),
         }
     }
 }
@@ -40,10 +43,11 @@ impl ProducerService for Producer {
         request: Request<v1::ProduceRequest>,
     ) -> Result<Response<v1::ProduceResponse>, Status> {
         let deadline = deadline(&request);
+        let writer = Writer::of(request.metadata().as_ref());
         let request = request.into_inner();
         let answer = match self.door {
             Door::Public => forward::produce::produce(&self.node, request, deadline).await?,
-            Door::Internal => produce::unary::produce(&self.node, request, deadline).await?,
+            Door::Internal => produce::unary::produce(&self.node, request, writer, deadline).await?,
         };
         Ok(Response::new(answer))
     }
@@ -54,7 +58,8 @@ impl ProducerService for Producer {
         &self,
         request: Request<Streaming<v1::ProduceStreamRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
-        Ok(Response::new(Box::pin(self.stream(request.into_inner()))))
+        let (metadata, _, inbound) = request.into_parts();
+        Ok(Response::new(Box::pin(self.stream(inbound, metadata.as_ref()))))
     }
 
     async fn init_producer(

@@ -4,6 +4,7 @@
 mod admin;
 mod brokers;
 mod controller;
+mod fence;
 mod fetch;
 mod following;
 mod forward;
