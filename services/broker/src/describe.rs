@@ -215,8 +215,8 @@ mod tests {
     use super::*;
     use thalweg_core::group::OFFSETS_TOPIC;
     use thalweg_core::metadata::command::{
-        BrokerRef, CoordinatorRef, CreateTopic, DrainBroker, InitCluster, PlacementSpec, PutController, RegisterBroker,
-        RegisterCoordinator,
+        BrokerRef, CoordinatorRef, CreateTopic, DrainBroker, InitCluster, PlacementSpec, PutController,
+        RegisterBroker, RegisterCoordinator,
     };
     use thalweg_core::metadata::{Command, Response, apply};
     use thalweg_core::{ClusterId, CoordinatorEpoch, MetadataVersion, NodeId, TopicId};

@@ -4,7 +4,7 @@ use super::{SETTLE_PATIENCE, bound_of, check_routing, offset_not_available, sett
 use crate::node::Node;
 use crate::refusal;
 use std::sync::Arc;
-use thalweg_core::{LeaderEpoch, Offset, Timestamp};
+use thalweg_core::{ErrorCode, LeaderEpoch, Offset, Timestamp};
 use thalweg_log::ReadBound;
 use thalweg_proto::{ApiError, v1};
 use thalweg_runtime::blocking;
@@ -139,6 +139,7 @@ pub async fn delete_records(
 
 fn delete(node: &Node, wanted: &v1::DeleteRecordsPartition) -> Result<Offset, ApiError> {
     let partition = node.led_here(&wanted.topic, wanted.partition)?;
+    check_policy(node, &wanted.topic)?;
     let log = partition.log();
     let high_watermark = log.high_watermark();
     let before = match Offset(wanted.before_offset) {
@@ -161,6 +162,21 @@ fn delete(node: &Node, wanted: &v1::DeleteRecordsPartition) -> Result<Offset, Ap
     let start = log.delete_records(before).map_err(|error| refusal::read(&error, high_watermark))?;
     partition.start_moved();
     Ok(start)
+}
+
+/// Where only newer records of the same key take older ones away, nobody cuts off the log's beginning, as in Kafka: what is there
+/// is what is in force, and in the cluster's own topics more depends on it.
+fn check_policy(node: &Node, topic: &str) -> Result<(), ApiError> {
+    let image = node.metadata.image();
+    let Some(topic) = image.topic(topic) else { return Ok(()) };
+    if !topic.internal && topic.config.cleanup_policy.delete {
+        return Ok(());
+    }
+    let message = format!(
+        "records of topic {} cannot be deleted: it belongs to the cluster itself, or its cleanup.policy has no \"delete\"",
+        topic.name
+    );
+    Err(ApiError::new(ErrorCode::PolicyViolation, message).with_field("topic"))
 }
 
 fn check_count(partitions: usize) -> Result<(), ApiError> {

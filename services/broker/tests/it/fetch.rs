@@ -400,8 +400,8 @@ async fn deleted_records_are_out_of_range() {
     let cluster = Cluster::start().await;
     cluster.topic("t", 1, &[]).await;
     fill(&cluster, "t", 0, &["a", "b", "c"]).await;
-    let delete = |before_offset| {
-        let wanted = v1::DeleteRecordsPartition { topic: "t".into(), partition: 0, before_offset };
+    let delete_of = |topic: &str, before_offset| {
+        let wanted = v1::DeleteRecordsPartition { topic: topic.into(), partition: 0, before_offset };
         let request = v1::DeleteRecordsRequest { partitions: vec![wanted], ..Default::default() };
         let mut admin = cluster.admin();
         async move {
@@ -409,6 +409,7 @@ async fn deleted_records_are_out_of_range() {
             answer.map(|answer| answer.into_inner().results[0].log_start_offset)
         }
     };
+    let delete = |before_offset| delete_of("t", before_offset);
     assert_eq!(delete(2).await.unwrap(), 2);
     assert_eq!(cluster.values("t", 0).await, [(2, "c".into())]);
     let request = v1::FetchRequest { partitions: vec![partition("t", 0, 0)], ..Default::default() };
@@ -417,6 +418,11 @@ async fn deleted_records_are_out_of_range() {
     assert_eq!(code(delete(4).await), ErrorCode::OffsetOutOfRange);
     assert_eq!(code(delete(-2).await), ErrorCode::InvalidRequest);
     assert_eq!(delete(-1).await.unwrap(), 3);
+    // What is in force in a compacted topic may be old.
+    cluster.topic("compacted", 1, &[("cleanup.policy", "compact")]).await;
+    assert_eq!(code(delete_of("compacted", -1).await), ErrorCode::PolicyViolation);
+    cluster.topic("both", 1, &[("cleanup.policy", "compact,delete")]).await;
+    assert_eq!(delete_of("both", -1).await.unwrap(), 0);
 }
 
 #[tokio::test]
