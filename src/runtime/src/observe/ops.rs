@@ -44,8 +44,8 @@ pub enum OpsError {
     Bind(#[from] crate::net::BindError),
 }
 
-/// An open port. What it says of the process's health is set through it.
-#[derive(Debug)]
+/// An open port. What it says of the process's health is set through it. Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct OpsPort {
     address: SocketAddr,
     health: HealthReporter,
