@@ -299,16 +299,16 @@ impl MemberValue {
 fn check(subscription: &Subscription) -> Result<(), Refusal> {
     let wrong = |field: &str, message: String| Err(Refusal::field(ErrorCode::InvalidRequest, field, message));
     if subscription.topics.is_empty() && subscription.pattern.is_none() {
-        return wrong("topics", "name at least one topic, or a pattern".to_owned());
+        return wrong("subscription.topics", "name at least one topic, or a pattern".to_owned());
     }
     if subscription.topics.len() > MAX_TOPICS {
-        return wrong("topics", format!("a member names at most {MAX_TOPICS} topics"));
+        return wrong("subscription.topics", format!("a member names at most {MAX_TOPICS} topics"));
     }
     if subscription.pattern.as_ref().is_some_and(|pattern| pattern.len() > MAX_PATTERN) {
-        return wrong("pattern", format!("a pattern has at most {MAX_PATTERN} bytes"));
+        return wrong("subscription.pattern", format!("a pattern has at most {MAX_PATTERN} bytes"));
     }
     if let Some(Err(error)) = subscription.assignor.as_deref().map(str::parse::<super::Assignor>) {
-        return wrong("assignor", error.to_string());
+        return wrong("subscription.assignor", error.to_string());
     }
     Ok(())
 }

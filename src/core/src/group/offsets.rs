@@ -120,7 +120,7 @@ impl Group {
     /// What forgets offsets that `which` picks, whoever is in the group.
     pub fn forget_offsets(
         &self,
-        which: impl Fn(&(TopicName, PartitionId), &CommittedOffset) -> bool,
+        mut which: impl FnMut(&(TopicName, PartitionId), &CommittedOffset) -> bool,
     ) -> Vec<Change> {
         let picked = self.offsets.iter().filter(|(at, offset)| which(at, offset));
         picked.map(|((topic, partition), _)| Change::Offset(topic.clone(), *partition, None)).collect()

@@ -321,10 +321,10 @@ fn bad_wishes_are_refused() {
     let mut group = Driver::new(1);
     let code = |group: &mut Driver, wish| group.send("a", MemberEpoch::JOIN, wish).unwrap_err();
     assert_eq!(code(&mut group, None).field.as_deref(), Some("subscription"));
-    assert_eq!(code(&mut group, Some(Subscription::default())).field.as_deref(), Some("topics"));
+    assert_eq!(code(&mut group, Some(Subscription::default())).field.as_deref(), Some("subscription.topics"));
     let topics = BTreeSet::from([topic("t1")]);
     let wish = Subscription { topics, assignor: Some("best".into()), ..Subscription::default() };
-    assert_eq!(code(&mut group, Some(wish)).field.as_deref(), Some("assignor"));
+    assert_eq!(code(&mut group, Some(wish)).field.as_deref(), Some("subscription.assignor"));
     assert_eq!(group.send("a", MemberEpoch(3), None).unwrap_err().code, ErrorCode::UnknownMember);
     assert_eq!(group.send("a", MemberEpoch(-7), None).unwrap_err().code, ErrorCode::InvalidRequest);
 }
