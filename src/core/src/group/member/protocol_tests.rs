@@ -6,6 +6,7 @@ use crate::group::{Change, Group, GroupState, Heartbeat, TopicLookup};
 use crate::{Timestamp, TopicId, TopicName};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 const SESSION: u64 = 6_000;
 const REBALANCE: u64 = 8_000;
@@ -28,8 +29,8 @@ impl TopicLookup for Topics {
         Some((TopicId([1; 16]), self.0))
     }
 
-    fn matching(&self, _: &str) -> BTreeSet<TopicName> {
-        BTreeSet::new()
+    fn matching(&self, _: &str) -> Arc<BTreeSet<TopicName>> {
+        Arc::default()
     }
 }
 
@@ -81,7 +82,8 @@ struct World {
     answered: Vec<Answered>,
     held: BTreeMap<MemberId, Held>,
     sessions: BTreeMap<MemberId, u64>,
-    patience: BTreeMap<MemberId, u64>,
+    /// Until when what is being revoked must be given back. Another revocation, another time.
+    patience: BTreeMap<MemberId, (u64, Vec<TopicIdPartition>)>,
     /// When a target last did not have a partition, for each member.
     excluded: BTreeSet<(MemberId, TopicIdPartition)>,
     /// A stream of numbers that decides what the network does.
@@ -149,10 +151,11 @@ impl World {
             self.group.replay(change);
         }
         for (id, member) in &self.group.members {
-            if member.current.revoking.is_empty() {
+            let revoking: Vec<TopicIdPartition> = member.current.revoking.keys().copied().collect();
+            if revoking.is_empty() {
                 self.patience.remove(id);
-            } else {
-                self.patience.entry(id.clone()).or_insert(self.now + REBALANCE);
+            } else if self.patience.get(id).is_none_or(|(_, before)| *before != revoking) {
+                self.patience.insert(id.clone(), (self.now + REBALANCE, revoking));
             }
         }
         for change in changes {
@@ -179,7 +182,7 @@ impl World {
             rebalance_timeout: ms(REBALANCE),
         };
         let before = self.group.members.get(&id).map(|member| member.current.clone());
-        let outcome = match self.group.heartbeat(&heartbeat, &self.topics, Timestamp(1)) {
+        let outcome = match self.group.heartbeat(&heartbeat, Timestamp(1)) {
             Err(refusal) => Err(refusal),
             Ok((changes, answer)) => {
                 self.replay(&changes);
@@ -239,10 +242,10 @@ impl World {
             let changes = self.group.assign(&self.topics, |_| Some(spec.clone()));
             self.replay(&changes);
         }
-        let over = |times: &BTreeMap<MemberId, u64>| -> Vec<MemberId> {
-            times.iter().filter(|(_, at)| self.now >= **at).map(|(id, _)| id.clone()).collect()
-        };
-        for id in [over(&self.sessions), over(&self.patience)].concat() {
+        let silent = self.sessions.iter().filter(|(_, at)| self.now >= **at).map(|(id, _)| id.clone());
+        let slow = self.patience.iter().filter(|(_, (at, _))| self.now >= *at).map(|(id, _)| id.clone());
+        let out: Vec<MemberId> = silent.chain(slow).collect();
+        for id in out {
             let changes = self.group.without(std::slice::from_ref(&id), Timestamp(1));
             self.sessions.remove(&id);
             self.patience.remove(&id);
@@ -341,20 +344,20 @@ impl World {
                 }
                 Event::Failed(_) => process.ended = true,
             }
-            assert_eq!(
-                self.processes[index].reads.difference(self.processes[index].member.has()).count(),
-                0,
-                "it reads what it does not have"
-            );
         }
+        let process = &self.processes[index];
+        assert_eq!(&process.reads, process.member.has(), "{}", process.member.id());
     }
 
     fn check_nothing_is_read_twice(&self) {
         let mut readers: BTreeMap<TopicIdPartition, usize> = BTreeMap::new();
         for (index, process) in self.processes.iter().enumerate() {
-            let silent =
-                process.frozen_until > self.now && ms(self.now) >= process.member.alive + ms(SESSION);
-            if silent {
+            // The coordinator puts out who is silent, and who does not give back; a frozen process cannot know.
+            let member = &process.member;
+            let revoking = member.revoking.as_ref().map(|revoking| revoking.heard_by);
+            let out = [Some(member.alive + ms(SESSION)), revoking, member.heard_by];
+            let out = out.into_iter().flatten().any(|at| ms(self.now) >= at);
+            if out && process.frozen_until > self.now {
                 continue;
             }
             for at in &process.reads {
