@@ -58,6 +58,24 @@ const TOPICS: &[Field] = &[counted(1, "topics", &[])];
 const CREATE_TOPICS: &[Field] =
     &[counted(1, "topics", &[counted(4, "configs", &[]), counted(5, "assignments", &[])])];
 const CREATE_PARTITIONS: &[Field] = &[counted(3, "assignments", &[])];
+const SUBSCRIPTION: &[Field] = &[counted(1, "topics", &[])];
+const MEMBER: &[Field] = &[inside(4, SUBSCRIPTION)];
+const JOIN: &[Field] = &[inside(1, MEMBER)];
+const HEARTBEAT: &[Field] = &[inside(5, SUBSCRIPTION), inside(6, TOPICS)];
+const COMMIT: &[Field] = &[counted(5, "offsets", &[])];
+const SECOND_TOPICS: &[Field] = &[counted(2, "topics", &[])];
+const FOURTH_TOPICS: &[Field] = &[counted(4, "topics", &[])];
+const GROUP_IDS: &[Field] = &[counted(1, "group_ids", &[])];
+const SEEK: &[Field] = &[counted(1, "positions", &[])];
+const POLL: &[Field] = &[counted(8, "seek", &[])];
+const SUBSCRIBE: &[Field] = &[
+    inside(1, JOIN),
+    inside(3, &[counted(2, "offsets", &[])]),
+    inside(5, SEEK),
+    inside(6, PARTITIONS),
+    inside(7, PARTITIONS),
+    inside(8, SUBSCRIPTION),
+];
 const ALTER_CONFIGS: &[Field] = &[counted(2, "set", &[]), counted(3, "unset", &[])];
 
 /// What is counted in messages of type `T`. The comparisons are of constants, so that no code is left of them.
@@ -84,6 +102,22 @@ fn fields_of<T: 'static>() -> &'static [Field] {
         CREATE_PARTITIONS
     } else if is(TypeId::of::<v1::AlterConfigsRequest>()) {
         ALTER_CONFIGS
+    } else if is(TypeId::of::<v1::SubscribeRequest>()) {
+        SUBSCRIBE
+    } else if is(TypeId::of::<v1::HeartbeatRequest>()) {
+        HEARTBEAT
+    } else if is(TypeId::of::<v1::CommitOffsetsRequest>()) {
+        COMMIT
+    } else if is(TypeId::of::<v1::FetchOffsetsRequest>()) {
+        FOURTH_TOPICS
+    } else if is(TypeId::of::<v1::DeleteOffsetsRequest>()) || is(TypeId::of::<v1::ResetOffsetsRequest>()) {
+        SECOND_TOPICS
+    } else if is(TypeId::of::<v1::DescribeGroupsRequest>()) || is(TypeId::of::<v1::DeleteGroupsRequest>()) {
+        GROUP_IDS
+    } else if is(TypeId::of::<v1::JoinRequest>()) {
+        JOIN
+    } else if is(TypeId::of::<v1::PollRequest>()) {
+        POLL
     } else {
         &[]
     }
@@ -172,6 +206,14 @@ mod tests {
         let names = |count| v1::MetadataRequest { topics: vec![String::new(); count] };
         assert_eq!(refused(&names(MAX_ELEMENTS)), None);
         assert_eq!(refused(&names(MAX_ELEMENTS + 1)).as_deref(), Some("topics"));
+        let offsets = |count| vec![v1::OffsetToCommit::default(); count];
+        let commit = |count| v1::CommitOffsetsRequest { offsets: offsets(count), ..Default::default() };
+        assert_eq!(refused(&commit(MAX_ELEMENTS)), None);
+        assert_eq!(refused(&commit(MAX_ELEMENTS + 1)).as_deref(), Some("offsets"));
+        let command = v1::SubscribeCommit { commit_id: 1, offsets: offsets(MAX_ELEMENTS + 1) };
+        let command = Some(v1::subscribe_request::Command::Commit(command));
+        let subscribe = v1::SubscribeRequest { command, dealt_with: None };
+        assert_eq!(refused(&subscribe).as_deref(), Some("offsets"));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   services (translate) ─► produce / read (decide) ─► replicas (partitions, high watermarks, waiters) ─► thalweg-log
-//!               └─► forward (to the leaders)
+//!               ├─► forward (to the leaders)
+//!               └─► group (to the coordinators)
 //!   controller (registration, heartbeats, metadata watch) ─► metadata (immutable image, swapped)
 //! ```
 #![forbid(unsafe_code)]
@@ -12,6 +13,7 @@ pub mod config;
 pub mod controller;
 mod describe;
 mod forward;
+mod group;
 mod in_flight;
 pub mod metadata;
 pub mod metrics;

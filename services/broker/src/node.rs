@@ -3,6 +3,7 @@
 use crate::config::BrokerConfig;
 use crate::controller::ControllerLink;
 use crate::forward::Peers;
+use crate::group::Groups;
 use crate::in_flight::InFlight;
 use crate::metadata::MetadataStore;
 use crate::producer_ids::ProducerIds;
@@ -38,6 +39,8 @@ pub struct Node {
     pub dialer: Dialer,
     /// The other brokers.
     pub peers: Peers,
+    /// The coordinators of consumer groups.
+    pub groups: Groups,
     /// Ids for idempotent producers.
     pub producer_ids: ProducerIds,
     /// Ends everything.

@@ -7,6 +7,7 @@ use super::{BrokerHandle, StartError};
 use crate::config::BrokerConfig;
 use crate::controller::{ControllerLink, Heartbeats, Introduction, Patience, register};
 use crate::forward::Peers;
+use crate::group::Groups;
 use crate::in_flight::InFlight;
 use crate::metadata::MetadataStore;
 use crate::node::Node;
@@ -159,6 +160,7 @@ fn new_node(
         dialer,
         answers,
         isr: IsrBell::default(),
+        groups: Groups::new(),
         producer_ids: ProducerIds::new(),
         controller,
         clock,

@@ -18,12 +18,13 @@ mod patience;
 mod peers;
 pub mod produce;
 pub mod produce_stream;
-mod relay;
+pub mod relay;
 mod route;
 pub mod scatter;
 mod spread;
 pub mod tail;
 
+pub use patience::Patience;
 pub use peers::Peers;
 
 /// How many parts of one call are under way at once.

@@ -376,7 +376,7 @@ pub fn refused(topic: String, partition: i32, tag: u64, error: &ApiError) -> v1:
 }
 
 /// What a message costs of a credit, as the leader counts it.
-fn weight(data: &v1::PartitionData) -> (usize, u64) {
+pub fn weight(data: &v1::PartitionData) -> (usize, u64) {
     match &data.data {
         Some(Data::RecordBatches(batches)) => (batches.len(), decode::count_records(batches)),
         Some(Data::Records(set)) => (set.records.iter().map(decode::weight).sum(), set.records.len() as u64),

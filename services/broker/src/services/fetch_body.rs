@@ -70,7 +70,7 @@ where
 }
 
 /// Keeps the charge of an answer until its body is gone.
-fn charged(answer: Answer) -> Answer {
+pub fn charged(answer: Answer) -> Answer {
     answer.map(|mut answer| match answer.extensions_mut().remove::<Arc<Charge>>() {
         Some(charge) => answer.map(|body| Body::new(ChargedBody { body, _charge: charge })),
         None => answer,

@@ -35,6 +35,8 @@ pub struct Messages<T> {
     gathered: BytesMut,
     held: HalfReceived,
     most: usize,
+    // Whether a peer that gives up is told from one that has said all.
+    tells_cancel: bool,
     message: PhantomData<fn() -> T>,
 }
 
@@ -50,8 +52,14 @@ impl<T> Messages<T> {
             gathered: BytesMut::new(),
             held: HalfReceived::new(budget),
             most,
+            tells_cancel: false,
             message: PhantomData,
         }
+    }
+
+    /// Ends with an error, not as if all were said, when the peer gives up.
+    pub fn telling_cancel(self) -> Messages<T> {
+        Messages { tells_cancel: true, ..self }
     }
 
     /// The next whole message's bytes, if they are here; otherwise all that is here has been taken in.
@@ -139,7 +147,9 @@ impl<T> Messages<T> {
                     }
                 }
                 // The peer has given up: nobody waits for an answer.
-                Some(Err(status)) if status.code() == Code::Cancelled => return Poll::Ready(None),
+                Some(Err(status)) if status.code() == Code::Cancelled && !self.tells_cancel => {
+                    return Poll::Ready(None);
+                }
                 Some(Err(status)) => return Poll::Ready(Some(Err(status))),
                 None if half > 0 => {
                     let status = Status::internal("the request ended in the middle of a message");

@@ -5,6 +5,8 @@ mod buffered;
 mod cluster;
 mod consumer;
 mod fetch_body;
+mod group;
+mod group_body;
 mod half_received;
 mod messages;
 mod produce_body;
@@ -17,13 +19,15 @@ use crate::node::Node;
 use crate::replication::leader;
 use buffered::Buffered;
 use fetch_body::FetchBodies;
+use group_body::GroupBodies;
 use produce_body::ProduceBodies;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use thalweg_proto::v1::{
     admin_service_server::AdminServiceServer, cluster_service_server::ClusterServiceServer,
-    consumer_service_server::ConsumerServiceServer, producer_service_server::ProducerServiceServer,
+    consumer_service_server::ConsumerServiceServer, group_service_server::GroupServiceServer,
+    producer_service_server::ProducerServiceServer,
 };
 use thalweg_runtime::server::{BuildError, GrpcServerBuilder};
 use thalweg_runtime::{GrpcServer, RequestDeadline};
@@ -50,7 +54,13 @@ pub fn public(node: &Arc<Node>) -> Result<GrpcServer, BuildError> {
     let builder = GrpcServer::builder("broker")
         .config(node.config.server.clone())
         .descriptors(thalweg_proto::FILE_DESCRIPTOR_SET);
+    let group = Arc::new(group::Group(Arc::clone(node)));
+    let groups = GroupServiceServer::from_arc(Arc::clone(&group)).max_decoding_message_size(most);
     records(builder, node, Door::Public, &budget)
+        .service(TooLarge::new(
+            GroupBodies::new(Buffered::new(groups, Arc::clone(&budget)), group, Arc::clone(&budget), most),
+            most,
+        ))
         .service(TooLarge::new(
             Buffered::new(
                 ClusterServiceServer::new(cluster::Cluster(Arc::clone(node))).max_decoding_message_size(most),

@@ -130,6 +130,15 @@ impl<K: Ord + Clone> Positions<K> {
         }
     }
 
+    /// The application has dealt with what it was given of one partition, up to there.
+    pub fn done_to(&mut self, key: &K, to: Position) {
+        if let Some(places) = self.places.get_mut(key)
+            && (places.done.offset..=places.given.offset).contains(&to.offset)
+        {
+            places.done = to;
+        }
+    }
+
     /// Goes on from elsewhere. Says whether it has the partition.
     pub fn seek(&mut self, key: &K, to: Offset) -> bool {
         let Some(places) = self.places.get_mut(key) else { return false };

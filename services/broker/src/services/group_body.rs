@@ -1,0 +1,119 @@
+//! Subscribe's answers [without a copy](super::whole_body), and the charge that a Poll's answer keeps until it is sent.
+
+use super::fetch_body::charged;
+use super::group::{Group, host};
+use super::messages::Messages;
+use super::whole_body::{self, Whole};
+use crate::in_flight::InFlight;
+use bytes::Bytes;
+use futures_util::future::{Either, FutureExt, Map, Ready, ready};
+use http::{Request, Response};
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use thalweg_proto::v1;
+use thalweg_proto::v1::partition_data::Data;
+use thalweg_proto::v1::subscribe_response::Event;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::server::NamedService;
+
+/// The method that is served here.
+pub const PATH: &str = "/thalweg.v1.GroupService/Subscribe";
+
+/// Serves Subscribe itself and leaves everything else to the generated server.
+#[derive(Clone)]
+pub struct GroupBodies<S> {
+    inner: S,
+    group: Arc<Group>,
+    budget: Arc<InFlight>,
+    most: usize,
+}
+
+impl<S> GroupBodies<S> {
+    /// `most` is the longest request that is read, in bytes; what is half received counts against `budget`.
+    pub fn new(inner: S, group: Arc<Group>, budget: Arc<InFlight>, most: usize) -> GroupBodies<S> {
+        GroupBodies { inner, group, budget, most }
+    }
+}
+
+impl<S: NamedService> NamedService for GroupBodies<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+type Answer = Result<Response<Body>, Infallible>;
+
+impl<S> Service<Request<Body>> for GroupBodies<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Future<Output = Answer>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<Ready<Answer>, Map<S::Future, fn(Answer) -> Answer>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // Compressed requests are refused by the generated server, as everywhere.
+        if request.uri().path() != PATH || !whole_body::is_plain(&request) {
+            return Either::Right(self.inner.call(request).map(charged as fn(Answer) -> Answer));
+        }
+        let host = host(request.extensions());
+        let inbound = Messages::new(request.into_body(), &self.budget, self.most).telling_cancel();
+        Either::Left(ready(Ok(whole_body::respond(self.group.stream(host, inbound)))))
+    }
+}
+
+impl Whole for v1::SubscribeResponse {
+    type Inner = v1::PartitionData;
+    // `records`: field 5, length-delimited.
+    const TAG_INNER: u8 = (5 << 3) | 2;
+    // `record_batches`: field 10, length-delimited.
+    const TAG_BATCHES: u8 = (10 << 3) | 2;
+
+    fn take_batches(&mut self) -> Option<(Bytes, &v1::PartitionData)> {
+        let Some(Event::Records(around)) = &mut self.event else { return None };
+        match around.data.take() {
+            Some(Data::RecordBatches(batches)) => Some((batches, around)),
+            other => {
+                around.data = other;
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::whole_body::{COPY_BELOW, assert_same_wire};
+
+    #[test]
+    fn the_wire_is_what_the_generated_encoder_makes() {
+        let records = |data| {
+            let data = v1::PartitionData {
+                topic: "t".into(),
+                partition: 3,
+                next_offset: 300,
+                high_watermark: 1 << 40,
+                tag: 9,
+                data,
+                ..Default::default()
+            };
+            v1::SubscribeResponse { event: Some(Event::Records(data)) }
+        };
+        for size in [0, 1, 127, 128, COPY_BELOW - 1, COPY_BELOW, 1 << 20] {
+            assert_same_wire(&records(Some(Data::RecordBatches(vec![7; size].into()))));
+        }
+        let record = v1::Record { value: Some("v".into()), ..Default::default() };
+        assert_same_wire(&records(Some(Data::Records(v1::RecordSet { records: vec![record] }))));
+        assert_same_wire(&records(None));
+        let joined = v1::SubscribeJoined { member_id: "m".into(), member_epoch: 1 };
+        assert_same_wire(&v1::SubscribeResponse { event: Some(Event::Joined(joined)) });
+        assert_same_wire(&v1::SubscribeResponse::default());
+    }
+}
