@@ -130,10 +130,11 @@ impl Shard {
         let unheard = unheard.is_none_or(|presence| presence.unheard);
         let joins = beat.epoch == MemberEpoch::JOIN;
         // Whether it may not know what it may have. Partitions that it has not given back yet it may still name.
+        let moved = owned != *before;
         let other = match &beat.has {
-            _ if joins => true,
+            _ if joins || moved => true,
             Some(has) => !has.iter().filter(|at| !revoking.contains_key(*at)).eq(owned.iter()),
-            None => unheard || owned != *before,
+            None => unheard,
         };
         let first = joins && epoch == MemberEpoch::JOIN;
         let news = !first && (other || epoch != beat.epoch);

@@ -26,6 +26,8 @@ mod config;
 mod entry;
 mod offsets;
 mod step;
+#[cfg(test)]
+mod tests;
 mod time;
 mod timers;
 mod topics;
