@@ -61,9 +61,14 @@ static METADATA_VERSION: Family =
     Family::gauge("thalweg_metadata_version", "The version of the metadata that is applied here.", &[]);
 static DIRECTORIES: Family =
     Family::gauge("thalweg_log_directories", "Log directories, by whether they can be written.", &["state"]);
+static AVAILABLE: Family = Family::gauge(
+    "thalweg_log_directory_available_bytes",
+    "Bytes that can still be written to a log directory.",
+    &["directory"],
+);
 
 /// The metrics of a broker.
-pub static FAMILIES: [&Family; 17] = [
+pub static FAMILIES: [&Family; 18] = [
     &RECORDS_IN,
     &BYTES_IN,
     &BYTES_OUT,
@@ -81,6 +86,7 @@ pub static FAMILIES: [&Family; 17] = [
     &FENCED,
     &METADATA_VERSION,
     &DIRECTORIES,
+    &AVAILABLE,
 ];
 
 /// Tells of one broker, for as long as it lives.
@@ -193,5 +199,10 @@ impl Source for BrokerSource {
         let failed = dirs.iter().filter(|dir| dir.failed.is_some()).count();
         samples.count(&DIRECTORIES, &["good"], (dirs.len() - failed) as u64);
         samples.count(&DIRECTORIES, &["failed"], failed as u64);
+        for dir in &dirs {
+            if let Some(bytes) = dir.available_bytes {
+                samples.count(&AVAILABLE, &[&dir.path.to_string_lossy()], bytes);
+            }
+        }
     }
 }
