@@ -1,0 +1,142 @@
+//! Writes: once each, in order, whatever happens on the way.
+
+use crate::fake::Fake;
+use crate::harness::*;
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use thalweg_core::batch::{BatchBuilder, ProducerStamp};
+use thalweg_core::compression::Compression;
+use thalweg_core::group::lease_marker;
+use thalweg_core::metadata::ShardLease;
+use thalweg_core::{CoordinatorId, ErrorCode, Sequence, Timestamp};
+
+/// Writes the first record of another owner.
+pub fn write_marker(fake: &Fake, lease: &ShardLease) {
+    let (key, value) = lease_marker(lease.epoch, CoordinatorId(7));
+    let mut builder = BatchBuilder::new(Compression::None, 4096);
+    builder.append(Timestamp(0), Some(&key), Some(&value), &[]);
+    let stamp = ProducerStamp {
+        producer_id: lease.producer_id,
+        producer_epoch: lease.producer_epoch,
+        base_sequence: Sequence(0),
+        transactional: false,
+    };
+    fake.logs.lock().unwrap().entry(0).or_default().append(&builder.finish(stamp)).unwrap();
+}
+
+async fn one_shard() -> (Fake, Running, Peer) {
+    let fake = Fake::start(1).await;
+    fake.create("t", 1, false);
+    let running = Running::serving(&fake, 1, 1).await;
+    let peer = running.peer().await;
+    (fake, running, peer)
+}
+
+/// Commits so often that as much is under way as may be, and then `more` times.
+async fn fill(fake: &Fake, peer: &mut Peer, more: i64) -> Vec<u64> {
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        let before = fake.batches(0);
+        ids.push(peer.send(commit(&format!("group-{n}"), n)).await);
+        until(|| fake.batches(0) > before).await;
+    }
+    for n in 5..5 + more {
+        ids.push(peer.send(commit(&format!("group-{n}"), n)).await);
+    }
+    ids
+}
+
+/// Every key in the shard's log, the marker apart; each once.
+fn written(fake: &Fake) -> usize {
+    let keys = fake.logs.lock().unwrap()[&0].keys();
+    let keys: Vec<_> = keys.into_iter().filter(|key| key.len() > 2).collect();
+    assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len(), "nothing was written twice");
+    keys.len()
+}
+
+#[tokio::test]
+async fn calls_that_come_together_are_few_writes_and_at_most_five_are_under_way() {
+    let (fake, _running, mut peer) = one_shard().await;
+    fake.silent.send_replace(true);
+    let ids = fill(&fake, &mut peer, 195).await;
+    fake.silent.send_replace(false);
+    for id in ids {
+        peer.answer(id).await.unwrap();
+    }
+    assert_eq!(fake.most_in_flight.load(Ordering::Relaxed), 5);
+    assert!(fake.batches(0) < 50, "{} batches for 200 commits", fake.batches(0));
+    assert_eq!(peer.committed("group-199").await, Ok(Some(199)));
+}
+
+#[tokio::test]
+async fn a_refusal_that_may_pass_is_tried_again_in_order() {
+    let (fake, _running, mut peer) = one_shard().await;
+    fake.refusals.lock().unwrap().extend([
+        ErrorCode::NotEnoughReplicas,
+        ErrorCode::NotLeader,
+        ErrorCode::Throttled,
+        ErrorCode::UnknownTopic,
+    ]);
+    let before = written(&fake);
+    for offset in 0..5 {
+        peer.commit("g", offset).await.unwrap();
+    }
+    assert_eq!(peer.committed("g").await, Ok(Some(4)));
+    let logs = fake.logs.lock().unwrap();
+    assert_eq!(logs[&0].keys().len(), 1 + before + 5);
+}
+
+#[tokio::test]
+async fn a_broken_stream_writes_nothing_twice() {
+    let (fake, _running, mut peer) = one_shard().await;
+    fake.silent.send_replace(true);
+    let ids = fill(&fake, &mut peer, 15).await;
+    // The acks of what is in the log are lost.
+    fake.cut();
+    fake.silent.send_replace(false);
+    for id in ids {
+        peer.answer(id).await.unwrap();
+    }
+    assert_eq!(written(&fake), 20);
+}
+
+#[tokio::test]
+async fn a_silent_leader_is_left_for_the_next_one() {
+    let (fake, _running, mut peer) = one_shard().await;
+    fake.silent.send_replace(true);
+    let id = peer.send(commit("g", 5)).await;
+    until(|| fake.batches(0) == 2).await;
+    // Broker 0 says nothing more, as one that was stopped; the streams to broker 1 are new.
+    fake.fence(0);
+    until(|| fake.leader_of(0).get() == 1).await;
+    fake.silent.send_replace(false);
+    peer.answer(id).await.unwrap();
+    peer.commit("h", 6).await.unwrap();
+    assert_eq!(written(&fake), 2);
+}
+
+#[tokio::test]
+async fn another_owner_in_the_log_ends_the_shard_here() {
+    let (fake, running, mut peer) = one_shard().await;
+    peer.commit("g", 5).await.unwrap();
+    let mut next = fake.lease(0);
+    next.producer_epoch = thalweg_core::ProducerEpoch(next.producer_epoch.get() + 1);
+    write_marker(&fake, &next);
+    assert_eq!(peer.commit("g", 6).await, Err(ErrorCode::NotCoordinator));
+    assert_eq!(running.handle.shards_served(), 0);
+    assert_eq!(peer.committed("g").await, Err(ErrorCode::NotCoordinator), "and stays so");
+}
+
+#[tokio::test]
+async fn when_memory_and_log_may_differ_the_log_is_read_again() {
+    let (fake, running, mut peer) = one_shard().await;
+    peer.commit("g", 5).await.unwrap();
+    let before = fake.lease(0).epoch;
+    fake.refusals.lock().unwrap().push_back(ErrorCode::OutOfOrderSequence);
+    assert_eq!(peer.commit("g", 6).await, Err(ErrorCode::NotCoordinator));
+    until(|| fake.lease(0).epoch > before).await;
+    until(|| fake.batches(0) == 3).await;
+    running.serves(1).await;
+    assert_eq!(peer.committed("g").await, Ok(Some(5)), "what was refused did not happen");
+    peer.commit("g", 7).await.unwrap();
+}
