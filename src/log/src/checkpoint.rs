@@ -5,6 +5,7 @@
 //! | `recovery-point-offset-checkpoint` | `<topic> <partition> <offset>` |
 //! | `log-start-offset-checkpoint` | `<topic> <partition> <offset>` |
 //! | `replication-offset-checkpoint` | `<topic> <partition> <offset>` |
+//! | `cleaner-offset-checkpoint` | `<topic> <partition> <offset>` |
 //! | `leader-epoch-checkpoint` | `<epoch> <start offset>` |
 
 use crate::state_file::{self, StateFileError};
@@ -19,6 +20,9 @@ pub const RECOVERY_POINT_CHECKPOINT: &str = "recovery-point-offset-checkpoint";
 pub const LOG_START_CHECKPOINT: &str = "log-start-offset-checkpoint";
 /// The high watermarks; in each data directory.
 pub const HIGH_WATERMARK_CHECKPOINT: &str = "replication-offset-checkpoint";
+
+/// Offsets below which partitions are compacted; in each data directory.
+pub const CLEANER_CHECKPOINT: &str = "cleaner-offset-checkpoint";
 
 /// The only version of the format.
 const VERSION: &str = "0";

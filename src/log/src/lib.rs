@@ -5,6 +5,7 @@
 //! [`Committer`] of each directory makes them stable in groups.
 
 pub mod checkpoint;
+mod cleaner;
 mod committer;
 mod config;
 pub mod data_dir;
@@ -24,6 +25,7 @@ pub mod storage;
 pub mod uuid_text;
 mod volume;
 
+pub use cleaner::{CleanJob, CleanStats, CleanStep, DEFAULT_DEDUPE_BUFFER_BYTES, MIN_DEDUPE_BUFFER_BYTES};
 pub use committer::{Committer, FlushListener};
 pub use config::{FIRST_RESERVE_BYTES, LogConfig, MAX_RESERVE_BYTES, MAX_SEGMENT_BYTES};
 pub use error::{AppendError, OpenError, ReadError, StorageError};

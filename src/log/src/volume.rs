@@ -1,7 +1,8 @@
 //! A data directory while it is in use: whether it failed, which logs it holds, which of them wait for an fsync.
 
 use crate::checkpoint::{
-    self, HIGH_WATERMARK_CHECKPOINT, LOG_START_CHECKPOINT, PartitionOffset, RECOVERY_POINT_CHECKPOINT,
+    self, CLEANER_CHECKPOINT, HIGH_WATERMARK_CHECKPOINT, LOG_START_CHECKPOINT, PartitionOffset,
+    RECOVERY_POINT_CHECKPOINT,
 };
 use crate::committer::{Bell, CommitQueue};
 use crate::error::StorageError;
@@ -114,13 +115,31 @@ impl Volume {
         self.write(HIGH_WATERMARK_CHECKPOINT, Log::high_watermark)
     }
 
-    fn write(&self, name: &'static str, offset: impl Fn(&Log) -> Offset) -> Result<(), StateFileError> {
+    /// Writes down how far the logs are compacted; those that never were are not in it.
+    pub fn write_cleaner_offsets(&self) -> Result<(), StateFileError> {
+        self.write_some(CLEANER_CHECKPOINT, Log::cleaned_offset)
+    }
+
+    /// Notes that there is no cleaner's checkpoint, so that none is written before a log is compacted.
+    pub fn note_no_cleaner_offsets(&self) {
         let mut written = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = |log: &Arc<Log>| PartitionOffset {
-            partition: log.topic_partition().clone(),
-            offset: offset(log),
+        written.insert(CLEANER_CHECKPOINT, Vec::new());
+    }
+
+    fn write(&self, name: &'static str, offset: impl Fn(&Log) -> Offset) -> Result<(), StateFileError> {
+        self.write_some(name, |log| Some(offset(log)))
+    }
+
+    fn write_some(
+        &self,
+        name: &'static str,
+        offset: impl Fn(&Log) -> Option<Offset>,
+    ) -> Result<(), StateFileError> {
+        let mut written = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = |log: &Arc<Log>| {
+            Some(PartitionOffset { partition: log.topic_partition().clone(), offset: offset(log)? })
         };
-        let entries: Vec<_> = self.logs().iter().map(entry).collect();
+        let entries: Vec<_> = self.logs().iter().filter_map(entry).collect();
         if written.get(name) != Some(&entries) {
             // After a failure the file may hold either content: it counts as unknown until a write succeeds.
             written.remove(name);
@@ -154,6 +173,18 @@ impl Volume {
         Ok(())
     }
 
+    /// Makes sure that the cleaner's checkpoint calls nothing clean from `end` on. Costs no I/O if it does not.
+    pub fn lower_cleaner_offset(
+        &self,
+        partition: &TopicPartition,
+        end: Offset,
+    ) -> Result<(), StateFileError> {
+        if self.may_exceed(CLEANER_CHECKPOINT, partition, end) {
+            self.write_cleaner_offsets()?;
+        }
+        Ok(())
+    }
+
     /// Makes sure that the log start on disk is not above `start`. Costs no I/O if it is not.
     pub fn lower_log_start(&self, partition: &TopicPartition, start: Offset) -> Result<(), StateFileError> {
         if self.may_exceed(LOG_START_CHECKPOINT, partition, start) {
@@ -172,9 +203,14 @@ impl Volume {
         })
     }
 
-    /// Writes all three checkpoints; a failure is only a warning, as the next round writes them again.
+    /// Writes all checkpoints; a failure is only a warning, as the next round writes them again.
     pub fn try_write_checkpoints(&self) {
-        let all = [self.write_recovery_points(), self.write_log_starts(), self.write_high_watermarks()];
+        let all = [
+            self.write_recovery_points(),
+            self.write_log_starts(),
+            self.write_high_watermarks(),
+            self.write_cleaner_offsets(),
+        ];
         for err in all.into_iter().filter_map(Result::err) {
             tracing::warn!(dir = %self.path.display(), error = %err, "cannot write a checkpoint yet");
         }
@@ -201,6 +237,9 @@ impl Volume {
         }
         if is_known(HIGH_WATERMARK_CHECKPOINT) {
             self.write_high_watermarks()?;
+        }
+        if is_known(CLEANER_CHECKPOINT) {
+            self.write_cleaner_offsets()?;
         }
         Ok(())
     }

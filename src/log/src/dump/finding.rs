@@ -99,7 +99,8 @@ pub enum FindingKind {
         /// The batch's base offset.
         found: Offset,
     },
-    /// Offsets are missing, as only compaction may leave it.
+    /// Offsets are missing, as only compaction may leave it, and this log was not compacted so far (a follower copies its
+    /// leader's gaps).
     #[error("offsets {expected} to {found} are missing (legal only in a compacted log)")]
     OffsetGap {
         /// The end of the batch before.

@@ -6,7 +6,7 @@
 //!
 //! | file | entries | checked |
 //! |---|---|---|
-//! | `.log` | batches | header, CRC, records, offsets and epochs that rise, nothing below the file's name, nothing behind |
+//! | `.log` | batches | header, CRC, records, offsets and epochs that rise, no gap but where the partition was compacted, nothing below the file's name, nothing behind |
 //! | `.index` | offset, position | both rise; a whole, sound batch that ends at the offset begins at the position |
 //! | `.timeindex` | timestamp, offset | both rise; the batch of the offset reached the timestamp first |
 //! | `.snapshot` | producers | checksum, length |

@@ -4,7 +4,7 @@ use super::finding::{FindingKind, Report};
 use super::index::IndexEntries;
 use super::segment::{HeaderWalk, Step};
 use super::{DumpError, Entry, FileKind};
-use crate::checkpoint::{self, PartitionOffset};
+use crate::checkpoint::{self, CLEANER_CHECKPOINT, PartitionOffset};
 use crate::leader_epoch::EpochStart;
 use crate::producer_state::decode_snapshot;
 use crate::state_file::{self, StateFileErrorKind};
@@ -12,7 +12,7 @@ use crate::storage::Storage;
 use std::io;
 use std::path::Path;
 use thalweg_core::batch::{BatchError, BatchHeader, BatchIter, TimestampType, check_crc};
-use thalweg_core::{LeaderEpoch, Offset, Timestamp};
+use thalweg_core::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 /// Reads the whole file and reports what is wrong with it. `max_inflated` bounds the memory for one compressed batch,
 /// in bytes.
@@ -34,6 +34,7 @@ fn verify_log(storage: &dyn Storage, path: &Path, max_inflated: usize) -> Result
     if base.is_none() {
         report.add(0, FindingKind::NoBaseOffset);
     }
+    let cleaned = cleaned_offset(storage, path);
     let mut scratch = Vec::new();
     let mut expected = None;
     let mut epoch = LeaderEpoch::NONE;
@@ -54,7 +55,7 @@ fn verify_log(storage: &dyn Storage, path: &Path, max_inflated: usize) -> Result
             (Some(expected), _) if found < expected => {
                 report.add(position, FindingKind::OffsetOverlap { expected, found });
             }
-            (Some(expected), _) if found > expected => {
+            (Some(expected), _) if found > expected && found >= cleaned => {
                 report.add(position, FindingKind::OffsetGap { expected, found });
             }
             _ => {}
@@ -77,6 +78,19 @@ fn verify_log(storage: &dyn Storage, path: &Path, max_inflated: usize) -> Result
             }
         }
     }
+}
+
+/// Below which offset the partition was compacted, if the data directory around the file says so: there, gaps are as they
+/// should be.
+fn cleaned_offset(storage: &dyn Storage, path: &Path) -> Offset {
+    let found = (|| {
+        let folder = path.parent()?;
+        let partition: TopicPartition = folder.file_name()?.to_str()?.parse().ok()?;
+        let checkpoint = folder.parent()?.join(CLEANER_CHECKPOINT);
+        let entries = checkpoint::read::<PartitionOffset>(storage, &checkpoint).ok()?;
+        entries.into_iter().find(|entry| entry.partition == partition).map(|entry| entry.offset)
+    })();
+    found.unwrap_or(Offset::ZERO)
 }
 
 /// Whether the records are as the header says. The checksum is good.

@@ -200,6 +200,11 @@ impl<E: IndexEntry> IndexFile<E> {
         Ok(low)
     }
 
+    /// Maps what is stored, so that lookups need the file's name no more.
+    pub fn pin(&mut self, storage: &dyn Storage) -> io::Result<()> {
+        if self.stored > 0 { self.map(storage).map(drop) } else { Ok(()) }
+    }
+
     /// Gives the map back; the next lookup makes it anew.
     pub fn unmap(&mut self) {
         self.mapping = None;

@@ -114,12 +114,12 @@ impl Log {
     ) -> Result<Offset, AppendError> {
         let config = self.config();
         // Before the lock: the checksums are most of the work.
-        let headers = checked_headers(batches, config.cleanup_compact)?;
+        let headers = checked_headers(batches, self.may_have_gaps())?;
         let mut appender = self.appender();
         self.check_writable()?;
         self.check_fence(&appender, epoch, LogMode::Following)?;
         appender.now = appender.now.max(now);
-        self.check_continues(&appender, &headers, epoch, &config)?;
+        self.check_continues(&appender, &headers, epoch)?;
         let mut rest = batches;
         let mut headers = &headers[..];
         while let Some(first) = headers.first() {
@@ -158,10 +158,9 @@ impl Log {
         appender: &Appender,
         headers: &[BatchHeader],
         epoch: LeaderEpoch,
-        config: &LogConfig,
     ) -> Result<(), AppendError> {
         let Some(first) = headers.first() else { return Ok(()) };
-        follows(first, self.log_end_offset(), config.cleanup_compact)?;
+        follows(first, self.log_end_offset(), self.may_have_gaps())?;
         // Only batches count: an epoch in which this broker led without writing leaves none.
         let mut latest = self.last_epoch(appender).unwrap_or(LeaderEpoch(0));
         for header in headers {

@@ -55,10 +55,16 @@ impl Log {
                 best = Some((timestamp, last));
             }
         }
-        match best {
-            Some((timestamp, _)) => self.find_timestamp(timestamp),
-            None => Ok(None),
+        let Some((timestamp, _)) = best else { return Ok(None) };
+        if let Some(found) = self.find_timestamp(timestamp)? {
+            return Ok(Some(found));
         }
+        // It is that of a batch which compaction left without records.
+        let mut best: Option<Timestamp> = None;
+        for segment in segments.iter() {
+            best = best.max(max_from(segment, log_start)?.map(|(timestamp, _)| timestamp));
+        }
+        best.map_or(Ok(None), |timestamp| self.find_timestamp(timestamp))
     }
 
     /// Repeats a lookup under whose hands the log was truncated or lost its oldest segments.
@@ -135,6 +141,9 @@ fn max_from(segment: &Segment, log_start: Offset) -> Result<Option<(Timestamp, O
     let mut scratch = Vec::new();
     let mut best: Option<(Timestamp, Offset)> = None;
     while let Some(batch) = scan.next().map_err(|err| segment.scan_error(err))? {
+        if batch.header.record_count == 0 {
+            continue;
+        }
         let mut timestamp = batch.header.max_timestamp;
         // Only the batch that holds the log's start has records that are hidden.
         if batch.header.base_offset < log_start {

@@ -11,6 +11,7 @@
 //! ```
 
 mod append;
+mod clean;
 mod fence;
 mod flush;
 mod lookup;
@@ -23,6 +24,7 @@ mod roll;
 mod truncate;
 
 pub use append::Appended;
+pub(crate) use clean::Cleanable;
 pub use fence::{Fenced, LogMode, LogPosition};
 pub(crate) use open::OpenLog;
 pub use open::RecoveryReport;
@@ -69,8 +71,16 @@ pub struct Log {
     high_watermark: AtomicI64,
     /// Where the first epoch starts that is not in its file; `i64::MAX` if all are.
     epochs_unwritten: AtomicI64,
-    /// Odd while the log is being truncated. A read that sees it change is repeated.
+    /// Odd while the log is being truncated, or compacted segments take their place. A read that sees it change is repeated.
     generation: AtomicU64,
+    /// Below this the log is compacted; [`clean::NEVER_CLEANED`] if it never was.
+    cleaned: AtomicI64,
+    /// Whether a cleaning is under way. One at a time.
+    cleaning: AtomicBool,
+    /// Whether compaction failed for a reason that will not go away.
+    uncleanable: AtomicBool,
+    /// Whether the policy had `compact` since the log was opened.
+    was_compacted: AtomicBool,
     hints: Mutex<Hints>,
     queued: AtomicBool,
     /// A [`Life`].
@@ -190,6 +200,7 @@ impl Log {
     /// Replaces the configuration; it holds from the next append or housekeeping on. `index.interval.bytes` holds from
     /// the next segment on.
     pub fn update_config(&self, config: LogConfig) {
+        self.was_compacted.fetch_or(config.cleanup_compact, Ordering::AcqRel);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 

@@ -9,7 +9,7 @@ use crate::index::{offset, time};
 use crate::leader_epoch::{LeaderEpochFile, LeaderEpochs};
 use crate::pool::BufferPool;
 use crate::producer_state::ProducerStates;
-use crate::segment::{BatchScan, Home, LOG_EXTENSION, Segment};
+use crate::segment::{BatchScan, Home, LOG_EXTENSION, Segment, finish_swaps};
 use crate::volume::Volume;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64};
@@ -50,6 +50,8 @@ pub(crate) struct OpenLog {
     pub recovery_point: Option<Offset>,
     /// From the checkpoints.
     pub high_watermark: Offset,
+    /// Below this the log is compacted. From the checkpoints; `None` if they do not know of it.
+    pub cleaned: Option<Offset>,
     /// Whether the directory was closed cleanly.
     pub clean: bool,
     pub now: Timestamp,
@@ -66,7 +68,8 @@ impl Log {
             Some(end) => Recovered { segments, end, scanned_from: end, epochs: Vec::new() },
             None => {
                 report.recovered = true;
-                recover::recover(home, segments, recovery_point, config, &mut report)?
+                let may_skip = config.cleanup_compact || open.cleaned.is_some();
+                recover::recover(home, segments, recovery_point, may_skip, &mut report)?
             }
         };
         if found.end < recovery_point && open.recovery_point.is_some() {
@@ -144,7 +147,10 @@ fn assemble(
     [log_start, end, high_watermark]: [Offset; 3],
     report: RecoveryReport,
 ) -> Arc<Log> {
-    let OpenLog { home, topic_id, volume, pool, config, .. } = open;
+    let OpenLog { home, topic_id, volume, pool, config, cleaned, .. } = open;
+    // A log that ends below was cut since, and what it has now was never cleaned.
+    let cleaned = cleaned.filter(|cleaned| *cleaned <= end).map_or(super::clean::NEVER_CLEANED, Offset::get);
+    let was_compacted = config.cleanup_compact;
     let log = Arc::new_cyclic(|me| Log {
         me: me.clone(),
         home,
@@ -163,6 +169,10 @@ fn assemble(
         high_watermark: AtomicI64::new(high_watermark.get()),
         epochs_unwritten: AtomicI64::new(i64::MAX),
         generation: AtomicU64::new(0),
+        cleaned: AtomicI64::new(cleaned),
+        cleaning: AtomicBool::new(false),
+        uncleanable: AtomicBool::new(false),
+        was_compacted: AtomicBool::new(was_compacted),
         hints: Mutex::default(),
         queued: AtomicBool::new(false),
         life: AtomicU8::new(super::Life::Open as u8),
@@ -178,6 +188,7 @@ fn find_segments(home: &Home, config: &LogConfig, log_start: Offset) -> Result<V
     let (storage, dir) = (&*home.storage, &home.dir);
     let io = |action, err| StorageError::io(action, dir, err);
     data_dir::remove_leftovers(storage, dir)?;
+    finish_swaps(home)?;
     let mut bases = BTreeSet::new();
     let mut indexes = Vec::new();
     for entry in storage.list(dir).map_err(|err| io("list", err))? {

@@ -206,7 +206,7 @@ impl Log {
             }
             let (end, next_offset) = whole_batches(bytes, first.base_offset, limits.below);
             // The first batch ends at or above the bound.
-            if next_offset <= from && first.last_offset() >= limits.below {
+            if end == 0 && first.last_offset() >= limits.below {
                 return Ok(Some(Piece { data: Bytes::new(), next_offset: from }));
             }
             let too_large = first.size() > limits.max_bytes.min(want);

@@ -1,7 +1,6 @@
 //! After an unclean stop: every batch from the recovery point on is checked, and the log ends where the last good one does.
 
 use super::RecoveryReport;
-use crate::config::LogConfig;
 use crate::error::{OpenError, StorageError};
 use crate::leader_epoch::EpochStart;
 use crate::segment::{BatchScan, Home, ScanError, Scanned, Segment};
@@ -37,11 +36,15 @@ struct Scan {
 
 /// Scans the segments from the one that holds `recovery_point` on. The first damage ends the log: what is behind it is cut
 /// away, since offsets must not have holes.
+///
+/// With `may_skip` batches may be missing inside a segment: compaction removed them, here or where they were copied from.
+/// Between two segments nothing is missing even then, unless it was stable (as a log may be that other software compacted): a
+/// segment begins where the one before it ended, and compaction keeps that end.
 pub(super) fn recover(
     home: &Home,
     mut segments: Vec<Arc<Segment>>,
     recovery_point: Offset,
-    config: &LogConfig,
+    may_skip: bool,
     report: &mut RecoveryReport,
 ) -> Result<Recovered, OpenError> {
     // A segment that ends right at the recovery point counts as unsafe: its last sync may have come before it was closed,
@@ -53,8 +56,8 @@ pub(super) fn recover(
     let mut i = first;
     while i < segments.len() {
         let segment = Arc::clone(&segments[i]);
-        // Nothing may be missing between two segments, except what compaction removed.
-        let follows = segment.base() == end || (config.cleanup_compact && segment.base() > end);
+        let base = segment.base();
+        let follows = base == end || (may_skip && base > end && base <= recovery_point);
         if i > first && !follows {
             let reason = format!("the segment {} does not continue the log", segment.base());
             remove_from(home, &mut segments, i, &reason, report)?;
@@ -67,7 +70,7 @@ pub(super) fn recover(
             i += 1;
             continue;
         }
-        let scan = scan(&segment, recovery_point, config, &mut epochs)?;
+        let scan = scan(&segment, recovery_point, may_skip, &mut epochs)?;
         report.scanned_segments += 1;
         end = scan.end;
         let is_last = i + 1 == segments.len();
@@ -85,7 +88,7 @@ pub(super) fn recover(
 fn scan(
     segment: &Segment,
     recovery_point: Offset,
-    config: &LogConfig,
+    may_skip: bool,
     epochs: &mut Vec<EpochStart>,
 ) -> Result<Scan, OpenError> {
     let file = segment.open_file()?;
@@ -95,7 +98,7 @@ fn scan(
     loop {
         match batches.next() {
             Ok(None) => break,
-            Ok(Some(batch)) if continues(&batch, scan.end, config) => {
+            Ok(Some(batch)) if continues(&batch, scan.end, may_skip) => {
                 let (epoch, start) = (batch.header.leader_epoch, batch.header.base_offset);
                 if epochs.last().is_none_or(|last| last.epoch != epoch) {
                     epochs.push(EpochStart { epoch, start });
@@ -128,9 +131,9 @@ fn scan(
     Ok(scan)
 }
 
-fn continues(batch: &Scanned, expected: Offset, config: &LogConfig) -> bool {
+fn continues(batch: &Scanned, expected: Offset, may_skip: bool) -> bool {
     let base = batch.header.base_offset;
-    base == expected || (config.cleanup_compact && base > expected)
+    base == expected || (may_skip && base > expected)
 }
 
 /// Makes the good batches stable. A killed process leaves batches that only the page cache holds, and a sync alone does not

@@ -56,7 +56,10 @@ impl Log {
 
     fn roll_after(&self, active: &Segment, config: &LogConfig) -> i64 {
         let jitter = jitter(self.topic_partition(), active.base(), config.segment_jitter_ms);
-        config.segment_ms.saturating_sub(jitter)
+        // The active segment is never compacted, so it must not grow older than a record may stay so.
+        let longest = config.max_compaction_lag_ms.filter(|_| config.cleanup_compact);
+        let segment_ms = longest.map_or(config.segment_ms, |lag| config.segment_ms.min(lag));
+        segment_ms.saturating_sub(jitter)
     }
 
     /// Closes the active segment and starts a new one at the log's end. On an error the old one stays active, and a later

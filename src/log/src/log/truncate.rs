@@ -125,7 +125,13 @@ impl Log {
         let segment = &segments[keep - 1];
         let found = segment.locate(offset)?;
         let position = found.map_or(segment.size(), |batch| batch.position);
-        let end = found.map_or(offset, |batch| batch.header.base_offset.min(offset));
+        let end = if self.may_have_gaps() {
+            // Where compaction left a gap in front of the place, the log ends before it: with a batch, as it does whenever it
+            // is opened.
+            segment.end_before(position)?.min(offset)
+        } else {
+            found.map_or(offset, |batch| batch.header.base_offset.min(offset))
+        };
         // The batch that held the log's start may go as a whole.
         self.lower(end, end, || appender.epochs.truncate_from_end(end))?;
         Ok(Place { keep, position, end })
@@ -220,11 +226,14 @@ impl Log {
         for (at, to) in all.into_iter().zip([end, end, end, start]) {
             at.fetch_min(to.get(), Ordering::AcqRel);
         }
+        let cleaned = self.cleaned.fetch_min(end.get(), Ordering::AcqRel);
         let name = self.topic_partition();
         let written = (|| {
             self.volume.lower_recovery_point(name, end)?;
             // Nor may the one for the high watermark call them committed.
             self.volume.lower_high_watermark(name, end)?;
+            // Nor the cleaner's call clean what takes the place of what is cut.
+            self.volume.lower_cleaner_offset(name, end)?;
             if before[3] > start.get() {
                 self.volume.lower_log_start(name, start)?;
             }
@@ -234,6 +243,7 @@ impl Log {
             for (at, before) in all.into_iter().zip(before) {
                 at.fetch_max(before, Ordering::AcqRel);
             }
+            self.cleaned.fetch_max(cleaned, Ordering::AcqRel);
         }
         written?;
         Ok(())

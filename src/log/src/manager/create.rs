@@ -128,6 +128,7 @@ impl LogManager {
             log_start: Offset::ZERO,
             recovery_point: Some(Offset::ZERO),
             high_watermark: Offset::ZERO,
+            cleaned: None,
             clean: true,
             now,
         })

@@ -1,5 +1,6 @@
 //! All logs of a broker, over all its data directories.
 
+mod clean;
 mod create;
 mod delete;
 mod dir;

@@ -2,7 +2,9 @@
 
 use super::dir::DataDir;
 use super::{CommitMode, LogManager, LogManagerConfig, delete};
-use crate::checkpoint::{HIGH_WATERMARK_CHECKPOINT, LOG_START_CHECKPOINT, RECOVERY_POINT_CHECKPOINT};
+use crate::checkpoint::{
+    CLEANER_CHECKPOINT, HIGH_WATERMARK_CHECKPOINT, LOG_START_CHECKPOINT, RECOVERY_POINT_CHECKPOINT,
+};
 use crate::committer::Committer;
 use crate::config::LogConfig;
 use crate::error::{OpenError, StorageError};
@@ -43,7 +45,10 @@ impl LogManager {
             dir.volume.write_recovery_points()?;
             dir.volume.write_log_starts()?;
             // A stale high watermark does no harm before a new log of the name is created, which asks again.
-            if let Err(err) = dir.volume.write_high_watermarks() {
+            for err in [dir.volume.write_high_watermarks(), dir.volume.write_cleaner_offsets()]
+                .into_iter()
+                .filter_map(Result::err)
+            {
                 tracing::warn!(dir = %dir.path().display(), error = %err, "cannot write a checkpoint yet");
             }
         }
@@ -193,6 +198,7 @@ struct Opener<'a> {
     recovery_points: BTreeMap<TopicPartition, Offset>,
     log_starts: BTreeMap<TopicPartition, Offset>,
     high_watermarks: BTreeMap<TopicPartition, Offset>,
+    cleaned: BTreeMap<TopicPartition, Offset>,
 }
 
 fn open_logs(
@@ -214,7 +220,11 @@ fn open_logs(
         recovery_points: volume.read_offsets(RECOVERY_POINT_CHECKPOINT)?,
         log_starts: volume.read_offsets(LOG_START_CHECKPOINT)?,
         high_watermarks: volume.read_offsets(HIGH_WATERMARK_CHECKPOINT)?,
+        cleaned: volume.read_offsets(CLEANER_CHECKPOINT)?,
     };
+    if opener.cleaned.is_empty() {
+        volume.note_no_cleaner_offsets();
+    }
     let entries = storage.list(dir.path()).map_err(|err| StorageError::io("list", dir.path(), err))?;
     let names: Vec<_> = entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect();
     let opened = if threads < 2 || names.len() < PARALLEL_FROM {
@@ -286,6 +296,7 @@ impl Opener<'_> {
             log_start: at(&self.log_starts).unwrap_or(Offset::ZERO),
             recovery_point: at(&self.recovery_points),
             high_watermark: at(&self.high_watermarks).unwrap_or(Offset::ZERO),
+            cleaned: at(&self.cleaned),
             clean: dir.clean,
             now: *now,
         })?;
@@ -342,6 +353,7 @@ fn create(
         // A new folder has nothing to scan: that saves a sync and two files for each of many partitions.
         recovery_point: (!adopted).then_some(Offset::ZERO),
         high_watermark: Offset::ZERO,
+        cleaned: None,
         clean: !adopted,
         now,
     })

@@ -249,6 +249,19 @@ impl ProducerStates {
         snapshot::delete(storage, dir, |found| found < offset)
     }
 
+    /// Removes the snapshots at these offsets, except the newest, after segments were merged.
+    pub fn delete_snapshots_at(
+        storage: &dyn Storage,
+        dir: &Path,
+        gone: &[Offset],
+    ) -> Result<usize, StateFileError> {
+        if gone.is_empty() {
+            return Ok(0);
+        }
+        let newest = snapshot::offsets(storage, dir)?.into_iter().max();
+        snapshot::delete(storage, dir, |found| Some(found) != newest && gone.contains(&found))
+    }
+
     /// Removes every snapshot that is not at one of `keep`, except the newest.
     pub fn delete_stray_snapshots(
         storage: &dyn Storage,

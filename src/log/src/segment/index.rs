@@ -36,6 +36,22 @@ impl SegmentIndex {
         }
     }
 
+    /// As [`SegmentIndex::empty`], in files whose names go on with `suffix`.
+    pub fn empty_at(dir: &Path, base: Offset, suffix: &str) -> Self {
+        let path = |extension: &str| path_of(dir, base.get(), &format!("{extension}{suffix}"));
+        SegmentIndex {
+            offsets: IndexFile::empty(path(offset::EXTENSION)),
+            times: IndexFile::empty(path(time::EXTENSION)),
+            ..SegmentIndex::empty(dir, base)
+        }
+    }
+
+    /// Makes lookups independent of the files' names.
+    pub fn pin(&mut self, storage: &dyn Storage) -> io::Result<()> {
+        self.offsets.pin(storage)?;
+        self.times.pin(storage)
+    }
+
     /// The index in its files; `None` if one is missing or cannot belong to a log of `size` bytes.
     pub fn open(storage: &dyn Storage, dir: &Path, base: Offset, size: u64) -> io::Result<Option<Self>> {
         let offsets = IndexFile::<OffsetEntry>::open(storage, path_of(dir, base.get(), offset::EXTENSION))?;

@@ -89,6 +89,17 @@ impl Segment {
         Ok(next)
     }
 
+    /// The offset behind the last batch that begins below `position`. Reads all headers up to there.
+    pub fn end_before(&self, position: u64) -> Result<Offset, ReadError> {
+        let file = self.open_file()?;
+        let mut scan = BatchScan::headers(&*file, 0, position);
+        let mut end = self.base;
+        while let Some(batch) = scan.next().map_err(|err| self.scan_error(err))? {
+            end = batch.header.next_offset();
+        }
+        Ok(end)
+    }
+
     /// A position from which about `back` index entries lie before the end.
     pub fn tail_position(&self, back: usize) -> Result<u64, ReadError> {
         let mut guard = self.index()?;
@@ -161,6 +172,10 @@ impl Segment {
             tracing::info!(partition = %self.home.partition, segment = %self.base, "rebuilt the index");
         }
         index.finish(self.base);
+        // The files of its name are another segment's by now.
+        if self.is_retired() {
+            return Ok(index);
+        }
         if let Err(err) = index.store(&*self.home.storage) {
             tracing::warn!(partition = %self.home.partition, error = %err, "cannot store a rebuilt index");
             // A failed store leaves everything in memory.

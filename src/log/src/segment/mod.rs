@@ -3,16 +3,18 @@
 //! One appender at a time (the log's lock), any number of readers beside it. A reader looks at `size()` first: the bytes
 //! below it are written and do not change, except when the log is truncated.
 
+mod cleaned;
 mod index;
 mod lookup;
 mod scan;
 mod write;
 
+pub(crate) use cleaned::{CleanedSegment, SwapFailure, finish_swaps};
 pub(crate) use index::MaxTimestamp;
 pub(crate) use scan::{BatchScan, ScanError, Scanned};
 
 use crate::config::LogConfig;
-use crate::error::StorageError;
+use crate::error::{ReadError, StorageError};
 use crate::index as index_file;
 use crate::storage::{LogFile, OpenMode, Storage};
 use index::SegmentIndex;
@@ -59,6 +61,8 @@ pub(crate) struct Segment {
     first_timestamp: Mutex<Option<Timestamp>>,
     /// Used since the last `rest`.
     used: AtomicBool,
+    /// Compaction takes its files' names away: from now on it lives by what it has open.
+    retired: AtomicBool,
 }
 
 /// Every lock of a segment guards plain data whose state is whole between two statements, so a panic elsewhere does not
@@ -103,7 +107,41 @@ impl Segment {
             index: Mutex::new(index),
             first_timestamp: Mutex::new(None),
             used: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
         }
+    }
+
+    /// The segment in a file that is open, which now has the segment's name.
+    pub fn adopt(home: Home, base: Offset, config: &LogConfig, size: u64, file: Arc<dyn LogFile>) -> Segment {
+        Segment::assemble(home, base, config, size, file, None)
+    }
+
+    /// Opens all that readers may need and keeps it open, so that those who hold the segment go on when its files lose their
+    /// names.
+    pub fn retire(&self) -> Result<(), ReadError> {
+        // First: what rests from here on closes nothing.
+        self.retired.store(true, Ordering::Release);
+        let opened = (|| {
+            let mut guard = self.index()?;
+            let pinned = loaded(&mut guard).pin(&*self.home.storage);
+            drop(guard);
+            pinned.map_err(|err| StorageError::io("map the index of", &self.path(), err))?;
+            self.open_file().map(drop)?;
+            Ok(())
+        })();
+        if opened.is_err() {
+            self.unretire();
+        }
+        opened
+    }
+
+    /// The files keep their names after all.
+    pub fn unretire(&self) {
+        self.retired.store(false, Ordering::Release);
+    }
+
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
     }
 
     pub fn base(&self) -> Offset {
@@ -153,8 +191,15 @@ impl Segment {
     /// that take no more appends.
     pub fn rest(&self) {
         if !self.used.swap(false, Ordering::Relaxed) {
-            *locked(&self.file) = None;
-            if let Some(index) = &mut *locked(&self.index) {
+            // Under each lock: a segment that is being retired is asked to stay open before the lock is taken to open it.
+            let mut file = locked(&self.file);
+            if !self.is_retired() {
+                *file = None;
+            }
+            drop(file);
+            if let Some(index) = &mut *locked(&self.index)
+                && !self.is_retired()
+            {
                 index.unmap();
             }
         }

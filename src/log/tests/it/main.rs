@@ -4,6 +4,9 @@
 
 mod catalogue;
 mod commits;
+mod compacted;
+mod compaction;
+mod compaction_model;
 mod conformance;
 mod crash;
 mod disk_full;
