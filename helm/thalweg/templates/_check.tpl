@@ -105,8 +105,8 @@
 {{- end -}}
 {{- end -}}
 
-{{- if and (or $v.metrics.podMonitor.enabled $v.metrics.prometheusRule.enabled) (not $v.metrics.enabled) -}}
-{{- $wrong = append $wrong "metrics.podMonitor and metrics.prometheusRule need metrics to look at: set metrics.enabled" -}}
+{{- if and (or $v.metrics.podMonitor.enabled $v.metrics.prometheusRule.enabled $v.metrics.dashboards.enabled) (not $v.metrics.enabled) -}}
+{{- $wrong = append $wrong "metrics.podMonitor, metrics.prometheusRule and metrics.dashboards need metrics to look at: set metrics.enabled" -}}
 {{- end -}}
 {{- if and $v.image.digest $v.image.tag -}}
 {{- $wrong = append $wrong "image.digest and image.tag are both set: keep one" -}}
