@@ -94,8 +94,8 @@ impl Shard {
         out: &mut Output,
     ) {
         // One that is away for now has its session to come back; the answer does not lengthen it.
-        self.with_presence(group, &beat.member, |presence, session| {
-            presence.session_at = now.mono.saturating_add(session);
+        self.with_presence(group, &beat.member, |presence, member| {
+            presence.session_at = now.mono.saturating_add(member.session_timeout);
         });
         let reply = Reply::Heartbeat(v1::HeartbeatResponse {
             member_epoch: answer.epoch.0,
@@ -160,10 +160,10 @@ impl Shard {
     /// The caller of a held heartbeat is gone.
     pub(super) fn cancel(&mut self, call: CallId, now: Now) {
         let Some((group, member)) = self.held.remove(&call) else { return };
-        self.with_presence(&group, &member, |presence, session| {
+        self.with_presence(&group, &member, |presence, member| {
             if presence.held.as_ref().is_some_and(|held| held.call == call) {
                 presence.held = None;
-                presence.session_at = now.mono.saturating_add(session);
+                presence.session_at = now.mono.saturating_add(member.session_timeout);
             }
         });
     }

@@ -4,7 +4,7 @@ use super::call::{CallId, WriteId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 use thalweg_core::group::assignor::TopicIdPartition;
-use thalweg_core::group::{Change, Group, MemberEpoch, MemberId};
+use thalweg_core::group::{Change, Group, Member, MemberEpoch, MemberId};
 
 /// A group with its members' standing.
 #[derive(Debug, Default)]
@@ -28,6 +28,10 @@ pub(super) struct Presence {
     pub(super) session_at: Duration,
     /// When it is out, unless it gives back what was revoked.
     pub(super) revoke_at: Option<Duration>,
+    /// What it was asked to give back.
+    pub(super) revoking: BTreeMap<TopicIdPartition, MemberEpoch>,
+    /// The write that asked it, until the first answer after it has left: its time counts from there.
+    pub(super) asked_by: Option<WriteId>,
     /// Its heartbeat that waits for something to tell.
     pub(super) held: Option<Held>,
     /// Its answers that wait for a write.
@@ -55,10 +59,23 @@ impl Presence {
         Presence {
             session_at: now.saturating_add(session),
             revoke_at: None,
+            revoking: BTreeMap::new(),
+            asked_by: None,
             held: None,
             parked: 0,
             unheard: true,
             armed: None,
+        }
+    }
+
+    /// Begins the time that it has for what it shall give back, unless that is still the same.
+    pub(super) fn ask(&mut self, member: &Member, by: Option<WriteId>, now: Duration) {
+        let revoking = &member.current.revoking;
+        if *revoking != self.revoking {
+            self.revoking.clone_from(revoking);
+            let until = now.saturating_add(member.rebalance_timeout);
+            self.revoke_at = (!revoking.is_empty()).then_some(until);
+            self.asked_by = by.filter(|_| !revoking.is_empty());
         }
     }
 

@@ -159,9 +159,12 @@ impl Shard {
     pub fn durable(&mut self, upto: WriteId, now: Now, out: &mut Output) {
         for answer in self.answers.durable(upto) {
             if let Some((group, member)) = &answer.member {
-                self.with_presence(group, member, |presence, session| {
+                self.with_presence(group, member, |presence, member| {
                     presence.parked = presence.parked.saturating_sub(1);
-                    presence.session_at = now.mono.saturating_add(session);
+                    presence.session_at = now.mono.saturating_add(member.session_timeout);
+                    if presence.asked_by.take_if(|by| *by <= upto).is_some() {
+                        presence.revoke_at = Some(now.mono.saturating_add(member.rebalance_timeout));
+                    }
                 });
             }
             out.replies.push((answer.call, answer.reply));

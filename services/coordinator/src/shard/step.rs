@@ -9,7 +9,7 @@ use super::{Shard, wire};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use thalweg_core::ErrorCode;
-use thalweg_core::group::{Change, GroupId, GroupRecord, MemberId};
+use thalweg_core::group::{Change, GroupId, GroupRecord, Member, MemberId};
 use thalweg_core::metadata::command::Refusal;
 use thalweg_proto::internal::v1::group_reply::Reply;
 use thalweg_proto::v1;
@@ -79,12 +79,7 @@ impl Shard {
         };
         let presence = entry.presences.entry(id.clone());
         let presence = presence.or_insert_with(|| Presence::new(now.mono, member.session_timeout));
-        let revoking = !member.current.revoking.is_empty();
-        presence.revoke_at = match presence.revoke_at {
-            _ if !revoking => None,
-            None => Some(now.mono.saturating_add(member.rebalance_timeout)),
-            since => since,
-        };
+        presence.ask(&member, Some(entry.last_write), now.mono);
         if let Some(held) = &presence.held
             && (held.epoch != member.current.epoch || presence.unheard)
         {
@@ -138,24 +133,24 @@ impl Shard {
             Reply::Heartbeat(v1::HeartbeatResponse { member_epoch, assignment, heartbeat_interval_ms });
         let answer = Answer { call, reply: Ok(reply), member: Some((group.clone(), id.clone())) };
         let waits = self.answers.give(entry.last_write, answer, out);
-        self.with_presence(group, id, |presence, session| {
+        self.with_presence(group, id, |presence, member| {
             presence.unheard = whole;
             presence.parked += u32::from(waits);
-            presence.session_at = now.mono.saturating_add(session);
+            presence.session_at = now.mono.saturating_add(member.session_timeout);
         });
     }
 
-    /// Changes a member's standing, which is told its session's length, and moves its timer.
+    /// Changes a member's standing, and moves its timer.
     pub(super) fn with_presence(
         &mut self,
         group: &GroupId,
         id: &MemberId,
-        change: impl FnOnce(&mut Presence, Duration),
+        change: impl FnOnce(&mut Presence, &Member),
     ) {
         let Some(entry) = self.groups.get_mut(group) else { return };
         let Some(presence) = entry.presences.get_mut(id) else { return };
-        let session = entry.group.members.get(id).map_or(Duration::ZERO, |member| member.session_timeout);
-        change(presence, session);
+        let Some(member) = entry.group.members.get(id) else { return };
+        change(presence, member);
         let due = presence.due();
         if due != presence.armed {
             self.timers.set(Timer::Member(group.clone(), id.clone()), presence.armed, due);

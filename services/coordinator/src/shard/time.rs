@@ -25,8 +25,7 @@ impl Shard {
             for (member, state) in members {
                 if let Some(entry) = self.groups.get_mut(&id) {
                     let mut presence = super::entry::Presence::new(now.mono, state.session_timeout);
-                    let revoking = !state.current.revoking.is_empty();
-                    presence.revoke_at = revoking.then(|| now.mono.saturating_add(state.rebalance_timeout));
+                    presence.ask(&state, None, now.mono);
                     entry.presences.insert(member.clone(), presence);
                 }
                 self.with_presence(&id, &member, |_, _| ());

@@ -147,3 +147,43 @@ impl ClearIfLong for Vec<(WriteId, Vec<GroupRecord>)> {
         }
     }
 }
+
+#[test]
+fn members_that_want_different_topics_are_assigned_too() {
+    use thalweg_core::group::{Assignor, Subscriber, TopicSpec};
+    let clock = std::time::Instant::now;
+    let spec = |name: &str| TopicSpec { name: name.into(), racks: vec![BTreeSet::new(); MEMBERS] };
+    let (one, two) = (TopicId([1; 16]), TopicId([2; 16]));
+    let topics = BTreeMap::from([(one, spec("one")), (two, spec("two"))]);
+    let both = Arc::new(BTreeSet::from([one, two]));
+    let first = Arc::new(BTreeSet::from([one]));
+    let mut members: BTreeMap<Arc<str>, Subscriber> = (0..MEMBERS)
+        .map(|n| {
+            let topics = Arc::clone(if n % 2 == 0 { &both } else { &first });
+            (format!("m{n:05}").as_str().into(), Subscriber { topics, ..Subscriber::default() })
+        })
+        .collect();
+    for what in ["from nothing", "again", "after a fifth left"] {
+        let real = clock();
+        let assignment = Assignor::Uniform.assign(&members, &topics);
+        println!("{} unlike members, {what}: {:?}", members.len(), real.elapsed());
+        assert_eq!(assignment.values().map(BTreeSet::len).sum::<usize>(), 2 * MEMBERS);
+        for (id, got) in assignment {
+            members.get_mut(&id).unwrap().held = got;
+        }
+        if what == "again" {
+            let keep: Vec<_> =
+                members.keys().enumerate().filter(|(n, _)| n % 5 != 0).map(|(_, id)| id.clone()).collect();
+            members.retain(|id, _| keep.contains(id));
+        }
+    }
+    let real = clock();
+    let mut newcomers = members.clone();
+    let one = newcomers.values().next().unwrap().topics.clone();
+    let everything: BTreeSet<_> = members.values().flat_map(|member| member.held.iter().copied()).collect();
+    newcomers.values_mut().for_each(|member| member.held.clear());
+    newcomers.values_mut().next().unwrap().held = everything;
+    let assignment = Assignor::Uniform.assign(&newcomers, &topics);
+    println!("all of one member's partitions dealt out: {:?}", real.elapsed());
+    assert!(!one.is_empty() && assignment.values().map(BTreeSet::len).max().unwrap() <= 3);
+}

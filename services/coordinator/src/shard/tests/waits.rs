@@ -186,3 +186,37 @@ fn idle_members_cost_nothing_between_their_timers() {
     assert_eq!(rig.ticks, ticks + 1);
     assert!(calls.iter().all(|call| rig.replies.contains_key(call)));
 }
+
+#[test]
+fn the_time_to_give_back_counts_from_when_the_member_was_asked_and_anew_for_each_asking() {
+    let mut rig = Rig::new(3);
+    let (mut a, mut b, mut c) = (Client::new("g", "a"), Client::new("g", "b"), Client::new("g", "c"));
+    a.rebalance_ms = 10_000;
+    a.join(&mut rig).unwrap();
+    a.beat(&mut rig).unwrap();
+    b.join(&mut rig).unwrap();
+    rig.pass(100);
+    // The write that asks it is stuck for longer than it has.
+    rig.stuck = true;
+    let asked = a.send(&mut rig, 0);
+    rig.pass(9_000);
+    rig.make_durable();
+    rig.stuck = false;
+    let mut had = a.has.clone();
+    a.hear(&mut rig, asked).unwrap().unwrap();
+    rig.pass(9_000);
+    assert_eq!(rig.shard.member_count(), 2);
+    // It gives back, and is asked for one more at once, for which it has its time again.
+    c.join(&mut rig).unwrap();
+    rig.pass(100);
+    had.clone_from(&a.has);
+    a.beat(&mut rig).unwrap();
+    assert_eq!(a.has.len() + 1, had.len());
+    (a.has, a.says) = (had, true);
+    rig.pass(9_000);
+    a.send(&mut rig, 0);
+    assert_eq!(rig.shard.member_count(), 3);
+    rig.pass(1_000);
+    assert_eq!(rig.shard.member_count(), 2, "b and c stay");
+    b.beat(&mut rig).unwrap();
+}
