@@ -20,7 +20,7 @@ trap stop_all EXIT
 
 fail() {
     echo "failed: $1"
-    for language in "${!consumer[@]}"; do sed "s/^/$language says: /" "$out/$language.log"; done
+    for log in "$out"/*.log; do sed "s/^/$(basename "$log" .log) says: /" "$log"; done
     exit 1
 }
 
@@ -87,6 +87,7 @@ wait_for "they have not seen $expected records" saw_all $expected
 for language in "${languages[@]}"; do
     kill -TERM "${consumer[$language]}"
     wait "${consumer[$language]}" || fail "the consumer in $language ended badly"
+    unset "consumer[$language]"
 done
 
 for language in "${languages[@]}"; do

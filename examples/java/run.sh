@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 if [ ! -e target/built ] || [ -n "$(find ../../proto/thalweg/v1 src pom.xml -newer target/built)" ]; then
-    mvn --batch-mode --quiet -Dstyle.color=never process-classes
+    MAVEN_OPTS="-Djansi.mode=strip ${MAVEN_OPTS:-}" mvn --batch-mode --quiet -Dstyle.color=never process-classes
     touch target/built
 fi
 [ "${1:-}" != --build ] || exit 0

@@ -10,6 +10,7 @@ import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import java.util.UUID;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.atomic.AtomicInteger;
 
 /**
  * A member of a consumer group on one stream, with stubs generated from proto/ and nothing else of ours.
@@ -29,8 +30,9 @@ final class Consume {
             .build();
     Stop stop = new Stop(args.number("max-records", Long.MAX_VALUE), args.number("idle-ms", Long.MAX_VALUE));
 
-    // On Ctrl-C the virtual machine waits for this hook: it lets the member leave gracefully.
+    // On Ctrl-C the virtual machine waits for this hook: it lets the member leave gracefully, and then ends with its status.
     CountDownLatch left = new CountDownLatch(1);
+    AtomicInteger status = new AtomicInteger(1);
     Runtime.getRuntime()
         .addShutdownHook(
             new Thread(
@@ -38,6 +40,7 @@ final class Consume {
                   stop.ask();
                   try {
                     left.await();
+                    Runtime.getRuntime().halt(status.get());
                   } catch (InterruptedException interrupted) {
                     Thread.currentThread().interrupt();
                   }
@@ -49,6 +52,7 @@ final class Consume {
       while (true) {
         try {
           new Member(channel, options, stop).run();
+          status.set(0);
           break;
         } catch (StatusRuntimeException error) {
           if (error.getStatus().getCode() != Status.Code.UNAVAILABLE || stop.asked()) {
