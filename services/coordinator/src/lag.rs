@@ -46,8 +46,21 @@ pub struct Lag {
 pub struct LagSnapshot {
     /// When, by the wall clock; `None` before the first look.
     pub taken_at: Option<Timestamp>,
+    /// The groups, in the order of their id.
+    pub groups: Vec<GroupSize>,
     /// In the order of group, topic and partition.
     pub partitions: Vec<PartitionLag>,
+}
+
+/// One group, for counting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupSize {
+    /// The group.
+    pub id: GroupId,
+    /// What it is at the moment: empty, assigning, reconciling or stable.
+    pub state: &'static str,
+    /// Its members.
+    pub members: u32,
 }
 
 /// One group in one partition.
@@ -195,11 +208,12 @@ pub async fn keep(node: Arc<Node>) {
 }
 
 async fn look(node: &Node) -> LagSnapshot {
-    let mut partitions = Vec::new();
+    let (mut groups, mut partitions) = (Vec::new(), Vec::new());
     for shard in node.shards.list_served() {
         let all = ShardCall::ListGroups(v1::ListGroupsRequest::default());
         let Some(Reply::ListGroups(list)) = ask(node, shard, all).await else { continue };
         for group in list.groups {
+            groups.extend(size(&group));
             let one = v1::DescribeGroupsRequest { group_ids: vec![group.group_id] };
             let Some(Reply::DescribeGroup(told)) = ask(node, shard, ShardCall::DescribeGroup(one)).await
             else {
@@ -215,7 +229,19 @@ async fn look(node: &Node) -> LagSnapshot {
         partition.log_end = ends.get(&partition.at).copied();
     }
     partitions.sort_by(|a, b| (&a.group, &a.at).cmp(&(&b.group, &b.at)));
-    LagSnapshot { taken_at: Some(node.clock.now()), partitions }
+    groups.sort_by(|a, b| a.id.cmp(&b.id));
+    LagSnapshot { taken_at: Some(node.clock.now()), groups, partitions }
+}
+
+fn size(group: &v1::ListedGroup) -> Option<GroupSize> {
+    let state = match group.state() {
+        v1::GroupState::Unspecified => return None,
+        v1::GroupState::Empty => "empty",
+        v1::GroupState::Assigning => "assigning",
+        v1::GroupState::Reconciling => "reconciling",
+        v1::GroupState::Stable => "stable",
+    };
+    Some(GroupSize { id: GroupId::new(&group.group_id).ok()?, state, members: group.members })
 }
 
 fn committed(group: v1::GroupDescription) -> Vec<PartitionLag> {

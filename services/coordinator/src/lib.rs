@@ -17,6 +17,7 @@ mod lag;
 mod leaders;
 mod leases;
 mod membership;
+pub mod metrics;
 mod node;
 mod seams;
 mod serving;
@@ -25,7 +26,7 @@ mod start;
 
 pub use config::{ConfigError, CoordinatorConfig, CoordinatorIntervals, CoordinatorLimits};
 pub use error::{CoordinatorError, ServeError, StartError};
-pub use lag::{LagSnapshot, PartitionLag};
+pub use lag::{GroupSize, LagSnapshot, PartitionLag};
 pub use membership::RegisterError;
 pub use seams::CoordinatorSeams;
 pub use shard::GroupConfig;

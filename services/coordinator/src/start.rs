@@ -12,6 +12,7 @@ use crate::lag::LagSnapshot;
 use crate::leaders::Leaders;
 use crate::leases::follow_leases;
 use crate::membership::{Heartbeats, Introduction, Membership, register};
+use crate::metrics::CoordinatorSource;
 use crate::node::Node;
 use crate::seams::CoordinatorSeams;
 use std::net::SocketAddr;
@@ -19,7 +20,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use thalweg_client::controllers::{Controllers, MetadataStore, Timing, watch_metadata};
 use thalweg_core::metadata::MetadataImage;
-use thalweg_runtime::{Dialer, Shutdown, Supervisor};
+use thalweg_runtime::observe::Registry;
+use thalweg_runtime::{CallMetrics, Dialer, Shutdown, Supervisor};
 use tokio::time::Instant;
 
 /// How long the parts of a coordinator that did not start may take to end.
@@ -33,6 +35,7 @@ pub struct Coordinator;
 pub struct CoordinatorHandle {
     listen: SocketAddr,
     node: Arc<Node>,
+    calls: CallMetrics,
     supervisor: Supervisor,
 }
 
@@ -99,6 +102,13 @@ impl CoordinatorHandle {
     /// How many shards are loaded and served here.
     pub fn shards_served(&self) -> usize {
         self.node.shards.served()
+    }
+
+    /// Lets the coordinator be seen: its shards, its groups, its calls.
+    pub fn observe(&self, registry: &Registry) {
+        let id = self.node.config.node_id;
+        registry.add("coordinator", id, CoordinatorSource::new(&self.node));
+        registry.add("coordinator", id, self.calls.source("internal"));
     }
 
     /// Waits until the coordinator has stopped: after its shutdown was triggered, or after a part of it failed.
@@ -191,7 +201,9 @@ async fn start(
         shutdown.clone(),
     ));
     // It is served before it is registered: whoever hears of it may call at once.
-    supervisor.spawn_critical("server", exchange::server(&node)?.serve(incoming, shutdown.clone()));
+    let server = exchange::server(&node)?;
+    let calls = server.metrics();
+    supervisor.spawn_critical("server", server.serve(incoming, shutdown.clone()));
     let registered = tokio::select! {
         registered = register(&controllers, &who, &membership, intervals.start) => registered?,
         () = shutdown.triggered() => return Err(StartError::Stopped),
@@ -210,7 +222,7 @@ async fn start(
             within: intervals.start,
         })?;
     tracing::info!(coordinator = %id, listen = %address, "coordinator ready");
-    Ok(CoordinatorHandle { listen: address, node, supervisor: supervisor.clone() })
+    Ok(CoordinatorHandle { listen: address, node, calls, supervisor: supervisor.clone() })
 }
 
 fn controllers(config: &CoordinatorConfig, dialer: Dialer) -> Result<Controllers, StartError> {

@@ -104,6 +104,16 @@ impl Shards {
         served.map(|(shard, _)| *shard).collect()
     }
 
+    /// How many shards are served or loaded here.
+    pub fn len(&self) -> usize {
+        self.doors.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether no shard is served or loaded here.
+    pub fn is_empty(&self) -> bool {
+        self.doors.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// How many shards are loaded and served.
     pub fn served(&self) -> usize {
         self.list_served().len()
