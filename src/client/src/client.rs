@@ -1,5 +1,6 @@
 //! The handle that everything else is made from.
 
+use crate::consumer::{Consumer, ConsumerConfig};
 use crate::metadata::{Leader, MetadataCache, TopicMetadata};
 use crate::net::{Channels, Connector, TcpConnector};
 use crate::producer::{Producer, ProducerConfig};
@@ -85,6 +86,11 @@ impl Client {
     /// A reader without partitions.
     pub async fn reader(&self, config: ReaderConfig) -> Result<PartitionReader, ClientError> {
         PartitionReader::new(self.clone(), config)
+    }
+
+    /// A member of a consumer group, which has not joined yet: it does when it subscribes.
+    pub fn consumer(&self, config: ConsumerConfig) -> Result<Consumer, ClientError> {
+        Consumer::new(self.clone(), config)
     }
 
     /// A topic, from the cache if what is there is younger than `metadata_max_age`.

@@ -29,6 +29,7 @@
 mod admin;
 mod client;
 mod config;
+mod consumer;
 pub mod controllers;
 mod error;
 mod metadata;
@@ -40,6 +41,11 @@ mod reader;
 pub use admin::{Admin, BrokerReport, NewTopic};
 pub use client::Client;
 pub use config::{ClientConfig, Isolation, Start};
+pub use consumer::{
+    CommitError, Consumer, ConsumerConfig, ConsumerError, ConsumerInterceptor, ConsumerRecord,
+    DeserializeError, Deserializer, OffsetAndMetadata, Rebalance, RebalanceListener, RecordHeader,
+    TypedConsumer, TypedRecord,
+};
 pub use error::{ClientError, ConfigError};
 pub use metadata::{PartitionMetadata, TopicMetadata};
 pub use net::{BoxedIo, Connector, Io, TcpConnector};

@@ -1,6 +1,7 @@
-//! Creates, describes and changes topics and the cluster.
+//! Creates, describes and changes topics, groups and the cluster.
 
 mod cluster;
+mod groups;
 mod offsets;
 mod placement;
 mod topics;

@@ -20,7 +20,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use thalweg_core::{ErrorCode, Offset, PartitionId, TopicName};
+use thalweg_core::{ErrorCode, Offset, PartitionId, TopicName, TopicPartition};
 use thalweg_proto::{ApiError, Detail};
 use tokio::time::{Instant, Sleep};
 
@@ -369,6 +369,21 @@ impl PartitionReader {
         {
             link.unassign(&key);
         }
+    }
+
+    /// Reads a partition that is known to exist from an offset on; one that is assigned already moves there. Does not wait.
+    pub(crate) fn read_from(&mut self, at: &TopicPartition, offset: Offset) {
+        let key = (at.topic.clone(), at.partition);
+        self.release(key.clone());
+        self.assignments.assign(key, offset);
+        self.search_at(Instant::now());
+    }
+
+    /// Stops reading a partition. What was sent ahead is dropped.
+    pub(crate) fn forget(&mut self, at: &TopicPartition) {
+        let key = (at.topic.clone(), at.partition);
+        self.release(key.clone());
+        self.assignments.remove(&key);
     }
 
     fn key(&self, topic: &str, partition: PartitionId) -> Option<Key> {

@@ -396,7 +396,7 @@ impl Membership {
 
     /// Begins to give back. The coordinator decided it at `since` or later.
     fn revoke(&mut self, partitions: Partitions, since: Duration) {
-        let (until, heard_by) = (since + self.timeouts.to_give_back(), since + self.timeouts.rebalance);
+        let (until, heard_by) = (since + self.timeouts.give_back_within(), since + self.timeouts.rebalance);
         self.events.push_back(Event::Revoke { partitions: partitions.clone(), until });
         match &mut self.revoking {
             Some(revoking) => revoking.partitions.extend(partitions),

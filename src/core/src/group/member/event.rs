@@ -52,7 +52,7 @@ impl Timeouts {
     }
 
     /// When a revocation is taken as done, before the coordinator's own patience ends.
-    pub(super) fn to_give_back(&self) -> Duration {
+    pub(super) fn give_back_within(&self) -> Duration {
         self.rebalance.saturating_sub((self.rebalance / 4).min(GIVE_BACK_EARLIER))
     }
 }
