@@ -97,12 +97,29 @@ impl<'a> State<'a> {
             let mut order: Vec<usize> = (0..self.ids.len()).collect();
             order.sort_by_key(|at| (self.has[*at].len(), *at));
             let most = order.last().map_or(0, |richest| self.has[*richest].len());
-            let mut poor = order.iter().take_while(|at| self.has[**at].len() + 2 <= most);
-            let Some(chain) = poor.find_map(|poor| self.chain_to(*poor)) else { return };
+            let poor = order.iter().take_while(|at| self.has[**at].len() + 2 <= most);
+            let Some(chain) = self.first_chain(poor.copied()) else { return };
             for (partition, to) in chain {
                 self.put(partition, to);
             }
         }
+    }
+
+    /// The first chain to one of `poor`, who come in the order of what they have. Where there is none for one member there is
+    /// none for any other that wants the same and has no less.
+    fn first_chain(&self, poor: impl Iterator<Item = usize>) -> Option<Vec<(TopicIdPartition, usize)>> {
+        let mut in_vain: BTreeSet<&BTreeSet<TopicId>> = BTreeSet::new();
+        for member in poor {
+            let wants = &*self.members[self.ids[member]].topics;
+            if in_vain.contains(wants) {
+                continue;
+            }
+            if let Some(chain) = self.chain_to(member) {
+                return Some(chain);
+            }
+            in_vain.insert(wants);
+        }
+        None
     }
 
     /// The moves by which `poor` gets one partition more at the cost of the nearest member with at least two more.
@@ -110,9 +127,14 @@ impl<'a> State<'a> {
         let enough = self.has[poor].len() + 2;
         let mut came: BTreeMap<usize, Option<(TopicIdPartition, usize)>> = BTreeMap::from([(poor, None)]);
         let mut queue = VecDeque::from([poor]);
+        // Whoever can give of a topic is found with the first who wants it.
+        let mut looked_at: BTreeSet<TopicId> = BTreeSet::new();
         while let Some(taker) = queue.pop_front() {
             let mut givers: Vec<(usize, TopicIdPartition)> = Vec::new();
             for topic in self.members[self.ids[taker]].topics.iter() {
+                if !looked_at.insert(*topic) {
+                    continue;
+                }
                 for giver in self.subscribers.get(topic).into_iter().flatten() {
                     if !came.contains_key(giver)
                         && let Some(partition) = self.spare(*giver, *topic)
