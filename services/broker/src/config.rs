@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use thalweg_core::{BrokerId, ClusterId};
+use thalweg_log::{DEFAULT_DEDUPE_BUFFER_BYTES, MIN_DEDUPE_BUFFER_BYTES};
 use thalweg_runtime::ServerConfig;
 
 /// Everything that a broker is told.
@@ -34,6 +35,8 @@ pub struct BrokerConfig {
     pub limits: BrokerLimits,
     /// How followers copy, and when they count as in sync.
     pub replication: ReplicationConfig,
+    /// How logs are compacted.
+    pub cleaner: CleanerConfig,
     /// How often and how long.
     pub intervals: BrokerIntervals,
     /// HTTP/2 and connection limits of both ports.
@@ -55,6 +58,7 @@ impl BrokerConfig {
             cluster_id: None,
             limits: BrokerLimits::default(),
             replication: ReplicationConfig::default(),
+            cleaner: CleanerConfig::default(),
             intervals: BrokerIntervals::default(),
             server: ServerConfig::default(),
         }
@@ -83,6 +87,7 @@ impl BrokerConfig {
         }
         self.limits.validate()?;
         self.replication.validate()?;
+        self.cleaner.validate()?;
         self.intervals.validate()
     }
 }
@@ -225,6 +230,58 @@ impl ReplicationConfig {
     }
 }
 
+/// `log.cleaner.threads`.
+pub const DEFAULT_CLEANER_THREADS: usize = 1;
+/// `log.cleaner.backoff.ms`.
+pub const DEFAULT_CLEANER_BACKOFF: Duration = Duration::from_secs(15);
+/// The most logs that are compacted at a time.
+pub const MAX_CLEANER_THREADS: usize = 64;
+
+/// How logs are compacted (topics with `cleanup.policy=compact`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CleanerConfig {
+    /// `log.cleaner.threads`: logs that are compacted at a time. Default 1.
+    pub threads: usize,
+    /// `log.cleaner.dedupe.buffer.size`: bytes of memory for the keys of all logs that are being compacted; at least
+    /// [`MIN_DEDUPE_BUFFER_BYTES`] for each thread. A key takes 32 of them, whatever its length. Default 128 MiB.
+    pub dedupe_buffer_bytes: usize,
+    /// `log.cleaner.io.max.bytes.per.second`: bytes that all threads together read and write a second. Default: no limit.
+    pub max_bytes_per_second: Option<u64>,
+    /// `log.cleaner.backoff.ms`: between two looks for a log to compact, when there was none. Default 15 s.
+    pub backoff: Duration,
+}
+
+impl Default for CleanerConfig {
+    fn default() -> CleanerConfig {
+        CleanerConfig {
+            threads: DEFAULT_CLEANER_THREADS,
+            dedupe_buffer_bytes: DEFAULT_DEDUPE_BUFFER_BYTES,
+            max_bytes_per_second: None,
+            backoff: DEFAULT_CLEANER_BACKOFF,
+        }
+    }
+}
+
+impl CleanerConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let wrong = |setting, problem| Err(ConfigError { setting, problem });
+        if !(1..=MAX_CLEANER_THREADS).contains(&self.threads) {
+            return wrong("cleaner.threads", format!("must be from 1 to {MAX_CLEANER_THREADS}"));
+        }
+        if self.dedupe_buffer_bytes / self.threads < MIN_DEDUPE_BUFFER_BYTES {
+            let problem = format!("must be at least {MIN_DEDUPE_BUFFER_BYTES} for each thread");
+            return wrong("cleaner.dedupe_buffer_bytes", problem);
+        }
+        if self.max_bytes_per_second == Some(0) {
+            return wrong("cleaner.max_bytes_per_second", "must be above 0".to_owned());
+        }
+        if self.backoff.is_zero() {
+            return wrong("cleaner.backoff", "must be above 0".to_owned());
+        }
+        Ok(())
+    }
+}
+
 /// How often and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BrokerIntervals {
@@ -315,6 +372,9 @@ mod tests {
         assert_eq!(named(&|c| c.limits.in_flight_bytes = 0), Err("limits.in_flight_bytes"));
         assert_eq!(named(&|c| c.internal_advertise = Some("x".into())), Err("internal_advertise"));
         assert_eq!(named(&|c| c.replication.throttled_rate = 0), Err("replication.throttled_rate"));
+        assert_eq!(named(&|c| c.cleaner.threads = 0), Err("cleaner.threads"));
+        assert_eq!(named(&|c| c.cleaner.dedupe_buffer_bytes = 1 << 19), Err("cleaner.dedupe_buffer_bytes"));
+        assert_eq!(named(&|c| c.cleaner.max_bytes_per_second = Some(0)), Err("cleaner.max_bytes_per_second"));
         assert_eq!(named(&|c| c.intervals.heartbeat = c.intervals.session), Err("intervals.heartbeat"));
     }
 }

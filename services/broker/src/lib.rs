@@ -32,4 +32,6 @@ mod stopping;
 pub use broker::{
     Broker, BrokerError, BrokerHandle, BrokerSeams, Port, ServeError, StartError, WallClock, serve,
 };
-pub use config::{BrokerConfig, BrokerIntervals, BrokerLimits, ConfigError, ReplicationConfig};
+pub use config::{
+    BrokerConfig, BrokerIntervals, BrokerLimits, CleanerConfig, ConfigError, ReplicationConfig,
+};

@@ -7,6 +7,7 @@
 //! The logs are opened only once the cluster is known, because a folder of another cluster must be refused; nothing is deleted
 //! before the registration is seen in the metadata, because an older image could lack a topic that lives.
 
+mod cleaning;
 mod error;
 mod seams;
 mod start;

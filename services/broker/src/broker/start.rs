@@ -1,5 +1,6 @@
 //! How a broker comes up.
 
+use super::cleaning::Cleaner;
 use super::seams::{BrokerSeams, Port};
 use super::stop::Goodbye;
 use super::tasks::{self, Own};
@@ -193,6 +194,11 @@ fn run_parts(supervisor: &Supervisor, node: &Arc<Node>, who: Introduction, goodb
         "housekeeping",
         tasks::housekeeping(logs, clock(), intervals.housekeeping, shutdown()),
     );
+    for n in 0..node.config.cleaner.threads {
+        let logs = Arc::clone(node.replicas.logs());
+        let cleaner = Cleaner::new(&node.config.cleaner, logs, clock(), shutdown());
+        supervisor.spawn_critical(format!("cleaner-{n}"), cleaner.run());
+    }
     let logs = Arc::clone(node.replicas.logs());
     supervisor.spawn_critical("data-directories", tasks::watch_dirs(logs, shutdown()));
     supervisor.spawn_critical("isr", isr::keep(Arc::clone(node)));

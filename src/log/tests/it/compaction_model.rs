@@ -65,7 +65,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn config() -> LogConfig {
-    LogConfig { delete_retention_ms: 10 * HOUR, ..compact() }
+    LogConfig { delete_retention_ms: 10 * HOUR, producer_id_expiration_ms: 1_000 * HOUR, ..compact() }
 }
 
 struct Machine {
