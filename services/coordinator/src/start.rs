@@ -122,18 +122,31 @@ impl CoordinatorHandle {
 /// What a registered coordinator does before it stops.
 #[derive(Debug)]
 struct Goodbye {
-    membership: Arc<Membership>,
+    node: Arc<Node>,
     within: Duration,
 }
 
 impl Goodbye {
     async fn say(&self) {
-        tracing::info!(coordinator = %self.membership.id, "stopping: asking the cluster to move the shards");
-        self.membership.stop.send_replace(true);
-        let mut let_go = self.membership.may_shutdown.subscribe();
-        let let_go = let_go.wait_for(|may| *may);
+        let membership = &self.node.membership;
+        tracing::info!(coordinator = %membership.id, "stopping: asking the cluster to move the shards");
+        membership.stop.send_replace(true);
+        let mut may_shutdown = membership.may_shutdown.subscribe();
+        let let_go = async {
+            // The sender lives as long as this process.
+            let _ = may_shutdown.wait_for(|may| *may).await;
+            // The leave can come before the metadata it stands on. Until that is here, callers are not told who serves now.
+            let mut versions = self.node.topics.subscribe();
+            while !self.node.shards.is_empty() {
+                if versions.changed().await.is_err() {
+                    return;
+                }
+                // The doors close with what rang.
+                tokio::task::yield_now().await;
+            }
+        };
         if tokio::time::timeout(self.within, let_go).await.is_err() {
-            tracing::warn!(coordinator = %self.membership.id, "stopping although the cluster has not let go");
+            tracing::warn!(coordinator = %membership.id, "stopping although the cluster has not let go");
         }
     }
 }
@@ -209,8 +222,7 @@ async fn start(
         () = shutdown.triggered() => return Err(StartError::Stopped),
     };
     let id = who.id;
-    let _ =
-        goodbye.set(Goodbye { membership: Arc::clone(&membership), within: intervals.controlled_shutdown });
+    let _ = goodbye.set(Goodbye { node: Arc::clone(&node), within: intervals.controlled_shutdown });
     let beats = Heartbeats::new(controllers, Arc::clone(&metadata), membership, intervals, who);
     supervisor.spawn_critical("heartbeats", beats.run(shutdown.clone()));
     supervisor.spawn_critical("leases", follow_leases(Arc::clone(&node)));

@@ -28,7 +28,7 @@ pub fn serve<S>(
 where
     S: Stream<Item = Result<internal::ExchangeRequest, Status>> + Send + Unpin + 'static,
 {
-    let state = Exchange { node, inbound, lane: Arc::default(), held: None, end: None };
+    let state = Exchange { node, inbound, lane: Arc::default(), held: None, end: None, is_broken: false };
     stream::unfold(state, |mut state| async move {
         let message = state.next().await?;
         Some((message, state))
@@ -48,6 +48,8 @@ struct Exchange<S> {
     held: Option<Held>,
     // No more calls are taken; once all are answered the stream ends so. `Some(None)`: it has ended.
     end: Option<Option<Result<(), Status>>>,
+    // Nobody reads the answers to what is open.
+    is_broken: bool,
 }
 
 impl<S> Exchange<S>
@@ -62,7 +64,7 @@ where
             }
             if let Some(end) = &mut self.end
                 && self.held.is_none()
-                && (self.lane.is_idle() || matches!(end, Some(Err(_)) | None))
+                && (self.lane.is_idle() || self.is_broken)
             {
                 return end.take().and_then(Result::err).map(Err);
             }
@@ -84,7 +86,7 @@ where
         let calls = match message {
             Some(Ok(request)) => request.calls,
             Some(Err(status)) => {
-                self.end = Some(Some(Err(status)));
+                self.break_off(status);
                 return;
             }
             None => {
@@ -94,7 +96,7 @@ where
         };
         if calls.len() > MAX_CALLS {
             let error = ApiError::invalid("calls", format!("a message has at most {MAX_CALLS} calls"));
-            self.end = Some(Some(Err(error.to_status())));
+            self.break_off(error.to_status());
             return;
         }
         let budget = Arc::clone(&self.node.budget);
@@ -104,6 +106,11 @@ where
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
         let charge = Box::pin(async move { budget.acquire_many_owned(wanted).await.ok() });
         self.held = Some(Held { calls, charge });
+    }
+
+    fn break_off(&mut self, status: Status) {
+        self.end = Some(Some(Err(status)));
+        self.is_broken = true;
     }
 
     fn go_on(&mut self, charge: Option<OwnedSemaphorePermit>) {

@@ -22,6 +22,9 @@ const WAIT_MS: u32 = 500;
 /// Between two tries to load a log that is damaged: somebody has to look at it first.
 const DAMAGED_PAUSE: Duration = Duration::from_secs(10);
 
+/// Bytes that are taken in at one go. Other shards, and the calls of this one, have their turn then.
+const TURN_BYTES: usize = 64 * 1024;
+
 /// Why a log cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 enum Damage {
@@ -85,6 +88,7 @@ async fn take_in(
     read: &mut Read,
 ) -> Result<(), Damage> {
     read.bytes += piece.len() as u64;
+    let mut turn = 0;
     for batch in BatchIter::new(piece) {
         let batch = batch.map_err(|error| Damage::Batch { at: marker, error })?;
         let at = batch.header.base_offset;
@@ -102,8 +106,11 @@ async fn take_in(
             shard.replay(key, record.value).map_err(|error| Damage::Record { at: record.offset, error })?;
             read.records += 1;
         }
-        // Other shards, and the calls of this one, have their turn.
-        tokio::task::yield_now().await;
+        turn += batch.bytes.len();
+        if turn >= TURN_BYTES {
+            turn = 0;
+            tokio::task::yield_now().await;
+        }
     }
     Ok(())
 }

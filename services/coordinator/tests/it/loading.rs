@@ -19,14 +19,16 @@ async fn what_one_coordinator_acknowledged_the_next_one_knows() {
     }
     first.stop().await.unwrap();
     let second = Running::serving(&fake, 2, 3).await;
+    {
+        let logs = fake.logs.lock().unwrap();
+        for log in logs.values() {
+            let is_marker = |key: &&bytes::Bytes| key[..] == LEASE_MARKER.to_be_bytes();
+            assert_eq!(log.keys().iter().filter(is_marker).count(), 2, "one for each owner");
+        }
+    }
     let mut peer = second.peer().await;
     for (offset, group) in (1..).zip(&groups) {
         assert_eq!(peer.committed(group).await, Ok(Some(offset)));
-    }
-    let logs = fake.logs.lock().unwrap();
-    for log in logs.values() {
-        let is_marker = |key: &&bytes::Bytes| key[..] == LEASE_MARKER.to_be_bytes();
-        assert_eq!(log.keys().iter().filter(is_marker).count(), 2, "one for each owner");
     }
 }
 
