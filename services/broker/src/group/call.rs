@@ -89,9 +89,7 @@ pub async fn leave(
 ) -> Result<(), ApiError> {
     match attempt(node, caller, group, Call::Heartbeat(request), Repeat::Safe).await {
         Ok(_) => Ok(()),
-        Err((error, true))
-            if matches!(error.code, ErrorCode::UnknownMember | ErrorCode::UnknownGroup) =>
-        {
+        Err((error, true)) if matches!(error.code, ErrorCode::UnknownMember | ErrorCode::UnknownGroup) => {
             Ok(())
         }
         Err((error, _)) => Err(error),

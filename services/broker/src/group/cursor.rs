@@ -121,7 +121,8 @@ impl Cursor {
 
     /// Reads what a client brought. Errors: `INVALID_REQUEST`.
     pub fn decode(bytes: &Bytes, group: &str, member: &str) -> Result<Cursor, ApiError> {
-        let wrong = |why: &str| ApiError::invalid("cursor", format!("this is no cursor of the member: {why}"));
+        let wrong =
+            |why: &str| ApiError::invalid("cursor", format!("this is no cursor of the member: {why}"));
         if bytes.len() > MAX_BYTES {
             return Err(wrong("it is too long"));
         }

@@ -18,7 +18,9 @@ use std::time::Duration;
 use thalweg_client::controllers::was_not_sent;
 use thalweg_core::group::OFFSETS_TOPIC;
 use thalweg_core::metadata::MetadataImage;
-use thalweg_core::{CoordinatorEpoch, CoordinatorId, ErrorCode, MetadataVersion, PartitionId, TopicName, TopicPartition};
+use thalweg_core::{
+    CoordinatorEpoch, CoordinatorId, ErrorCode, MetadataVersion, PartitionId, TopicName, TopicPartition,
+};
 use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1 as internal;
 use thalweg_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;

@@ -24,9 +24,6 @@ const MAX_CALL_BYTES: usize = 64 << 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How much later than the coordinator the caller gives up, so that the coordinator's own word arrives.
-const ANSWER_MARGIN: Duration = Duration::from_millis(100);
-
 /// The lanes of one broker.
 #[derive(Debug)]
 pub struct Lanes {
@@ -100,7 +97,7 @@ impl Lanes {
             Err(_) => return Err(Failure::NotSent(too_much())),
         }
         let mut cancel = CancelOnDrop { cancels: &lane.cancels, number, is_armed: true };
-        match tokio::time::timeout_at(until + ANSWER_MARGIN, answered).await {
+        match tokio::time::timeout_at(until, answered).await {
             Ok(outcome) => {
                 cancel.is_armed = false;
                 outcome.unwrap_or_else(|_| Err(Failure::Lost(unreached(id, "its stream has ended"))))

@@ -28,7 +28,8 @@ pub async fn list(
     caller: &Caller,
     request: v1::ListGroupsRequest,
 ) -> Result<v1::ListGroupsResponse, ApiError> {
-    let known = |state: &i32| v1::GroupState::try_from(*state).is_ok_and(|s| s != v1::GroupState::Unspecified);
+    let known =
+        |state: &i32| v1::GroupState::try_from(*state).is_ok_and(|s| s != v1::GroupState::Unspecified);
     if request.states.len() > MAX_STATES || !request.states.iter().all(known) {
         return Err(ApiError::invalid("states", "1 empty, 2 assigning, 3 reconciling, 4 stable"));
     }

@@ -56,7 +56,10 @@ pub async fn join(
     let until = caller.until();
     // Until the first assignment is made there is no epoch to go on with.
     let epoch = loop {
-        let joining = v1::HeartbeatRequest { max_wait_ms: Some(JOIN_WAIT_MS.min(millis(options.session) / 2)), ..options.joining() };
+        let joining = v1::HeartbeatRequest {
+            max_wait_ms: Some(JOIN_WAIT_MS.min(millis(options.session) / 2)),
+            ..options.joining()
+        };
         let answer = call::heartbeat(node, caller, &options.group, joining).await?;
         let epoch = MemberEpoch(answer.member_epoch);
         if epoch > MemberEpoch::JOIN {
@@ -128,8 +131,10 @@ impl Wanted {
         let until = Instant::now() + Duration::from_millis(wait.into());
         let deadline = caller.deadline.map(|deadline| deadline.checked_sub(TRAVEL).unwrap_or(deadline));
         Ok(Wanted {
-            records: in_range("max_records", request.max_records.unwrap_or(DEFAULT_RECORDS), MAX_RECORDS)?.into(),
-            bytes: in_range("max_bytes", request.max_bytes.unwrap_or(DEFAULT_BYTES.min(most)), most)? as usize,
+            records: in_range("max_records", request.max_records.unwrap_or(DEFAULT_RECORDS), MAX_RECORDS)?
+                .into(),
+            bytes: in_range("max_bytes", request.max_bytes.unwrap_or(DEFAULT_BYTES.min(most)), most)?
+                as usize,
             min_bytes,
             until: deadline.map_or(until, |deadline| until.min(deadline)),
         })
@@ -188,7 +193,8 @@ impl<'a> Polling<'a> {
             return Ok(());
         }
         let image = self.node.metadata.snapshot();
-        let behind = self.cursor.places.iter().filter(|(_, place)| place.next >= 0 && place.next != place.committed);
+        let behind =
+            self.cursor.places.iter().filter(|(_, place)| place.next >= 0 && place.next != place.committed);
         let offsets: Vec<_> = behind
             .filter_map(|(at, place)| {
                 let topic = image.topic_by_id(at.topic)?;
@@ -223,7 +229,8 @@ impl<'a> Polling<'a> {
                 return Err(ApiError::invalid("seek.offset", "an offset is 0 or more"));
             }
             let topic = image.topic(&position.topic).map(|topic| topic.id);
-            let at = topic.map(|topic| TopicIdPartition { topic, partition: PartitionId(position.partition) });
+            let at =
+                topic.map(|topic| TopicIdPartition { topic, partition: PartitionId(position.partition) });
             let place = at.and_then(|at| self.cursor.places.get_mut(&at));
             let place = place.ok_or_else(|| {
                 let (topic, partition) = (&position.topic, position.partition);
@@ -328,10 +335,10 @@ impl<'a> Polling<'a> {
     /// Finds where new partitions begin. What cannot be found yet is tried with the next poll.
     async fn resolve(&mut self, found: &mut Found) -> Result<(), ApiError> {
         let image = self.node.metadata.snapshot();
-        let open = self.cursor.places.iter().filter(|(_, place)| place.next == UNRESOLVED && !place.is_revoking);
-        let named: Vec<Named> = open
-            .filter_map(|(at, _)| Some((*at, image.topic_by_id(at.topic)?.name.clone())))
-            .collect();
+        let open =
+            self.cursor.places.iter().filter(|(_, place)| place.next == UNRESOLVED && !place.is_revoking);
+        let named: Vec<Named> =
+            open.filter_map(|(at, _)| Some((*at, image.topic_by_id(at.topic)?.name.clone()))).collect();
         if named.is_empty() {
             return Ok(());
         }
@@ -562,9 +569,9 @@ async fn fetch(
         [only] => Some((only.topic.clone(), only.partition)),
         _ => None,
     };
-    let deadline = caller.deadline.unwrap_or_else(|| {
-        Instant::now() + Duration::from_millis(request.max_wait_ms().into()) + PATIENCE
-    });
+    let deadline = caller
+        .deadline
+        .unwrap_or_else(|| Instant::now() + Duration::from_millis(request.max_wait_ms().into()) + PATIENCE);
     match forward::fetch::fetch(node, request, Some(deadline)).await {
         // A single partition's error is the call's.
         Err(error) if error.code != ErrorCode::Throttled && alone.is_some() => {

@@ -135,7 +135,8 @@ async fn targets(
         To::Offset(offset) => vec![Ok(*offset); wanted.len()],
         To::ShiftBy(by) => {
             let shifted = |key: &Key| match before.get(key) {
-                Some(offset) => Ok(offset.saturating_add(*by)),
+                // Before the first record is at the first one; -1 would say that there is none.
+                Some(offset) => Ok(offset.saturating_add(*by).max(0)),
                 None => {
                     let message = "there is no committed offset to shift from; reset it to a position first";
                     Err(ApiError::invalid("shift_by", message))

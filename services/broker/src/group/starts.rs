@@ -132,7 +132,8 @@ pub async fn reset(
 
 /// What a member is told of a partition that has no place to begin at.
 pub fn nowhere() -> ApiError {
-    let message = "the group has committed no offset that is still there, and offset_reset is none; seek first";
+    let message =
+        "the group has committed no offset that is still there, and offset_reset is none; seek first";
     ApiError::new(ErrorCode::OffsetOutOfRange, message)
 }
 
@@ -175,10 +176,12 @@ pub fn partitions(
     let mut all = std::collections::BTreeSet::new();
     for topic in &assigned.topics {
         let id = check::topic_id(&topic.topic_id, "assignment.topics.topic_id")?;
-        all.extend(topic.partitions.iter().map(|index| TopicIdPartition {
-            topic: id,
-            partition: thalweg_core::PartitionId(*index),
-        }));
+        all.extend(
+            topic
+                .partitions
+                .iter()
+                .map(|index| TopicIdPartition { topic: id, partition: thalweg_core::PartitionId(*index) }),
+        );
     }
     Ok(all)
 }

@@ -4,11 +4,13 @@
 mod admin;
 mod brokers;
 mod controller;
+mod coordinator;
 mod fence;
 mod fetch;
 mod following;
 mod forward;
 mod gate;
+mod group;
 mod harness;
 mod lifecycle;
 mod membership;
@@ -16,3 +18,4 @@ mod produce;
 mod produce_stream;
 mod refusals;
 mod replication;
+mod subscribe;

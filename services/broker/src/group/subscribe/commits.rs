@@ -97,7 +97,9 @@ impl Commits {
             }
             let Some(Waiting::Commit { id, offsets }) = self.waiting.pop_front() else { break };
             self.offsets -= offsets.len();
-            call.extend(offsets.iter().map(|offset| ((offset.topic.clone(), offset.partition), offset.clone())));
+            call.extend(
+                offsets.iter().map(|offset| ((offset.topic.clone(), offset.partition), offset.clone())),
+            );
             self.under_way.push((id, offsets));
         }
         call.into_values().collect()

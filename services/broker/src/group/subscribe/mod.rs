@@ -137,7 +137,8 @@ struct Checked {
 
 fn check(node: &Node, start: v1::SubscribeStart) -> Result<(Checked, v1::FetchStreamStart), ApiError> {
     let most = node.config.limits.max_chunk_bytes;
-    let chunk = start.max_chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES.min(u32::try_from(most).unwrap_or(u32::MAX)));
+    let chunk =
+        start.max_chunk_bytes.unwrap_or(DEFAULT_CHUNK_BYTES.min(u32::try_from(most).unwrap_or(u32::MAX)));
     if chunk == 0 || chunk as usize > most {
         return Err(ApiError::invalid("start.max_chunk_bytes", format!("1 to {most} bytes")));
     }

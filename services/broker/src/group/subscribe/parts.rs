@@ -54,14 +54,8 @@ pub struct Parts {
 impl Parts {
     /// Begins with some.
     pub fn add(&mut self, partitions: &Partitions) {
-        let new = Part {
-            topic: None,
-            state: State::New,
-            next: -1,
-            is_paused: false,
-            is_told: false,
-            sought: None,
-        };
+        let new =
+            Part { topic: None, state: State::New, next: -1, is_paused: false, is_told: false, sought: None };
         self.parts.extend(partitions.iter().map(|at| (*at, new.clone())));
         self.new.extend(partitions);
     }

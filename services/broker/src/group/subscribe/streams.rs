@@ -71,7 +71,10 @@ mod tests {
     fn the_later_stream_of_a_member_ends_the_earlier_one() {
         let streams = Streams::default();
         let id = |member| (GroupId::new("g").unwrap(), MemberId::new(member).unwrap());
-        let begin = |member| { let (group, member) = id(member); streams.begin(group, member) };
+        let begin = |member| {
+            let (group, member) = id(member);
+            streams.begin(group, member)
+        };
         let (mut first, mut other) = (begin("a"), begin("b"));
         assert!(first.replaced().now_or_never().is_none());
         let mut second = begin("a");
