@@ -14,6 +14,8 @@ pub struct TopicMetadata {
     pub name: TopicName,
     /// The topic's id.
     pub id: TopicId,
+    /// Whether it is the system's own.
+    pub internal: bool,
     /// Its partitions, by index.
     pub partitions: Vec<PartitionMetadata>,
 }
@@ -80,6 +82,7 @@ impl TopicMetadata {
         Ok(TopicMetadata {
             name: TopicName::new(&topic.name).map_err(|_| "a topic's name is not allowed")?,
             id: topic.topic_id.parse().unwrap_or_default(),
+            internal: topic.internal,
             partitions,
         })
     }

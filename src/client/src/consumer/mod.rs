@@ -357,19 +357,20 @@ impl Consumer {
     }
 
     /// What the group has committed of these partitions; those without are left out.
-    pub async fn committed(
+    pub fn committed(
         &self,
         partitions: &[TopicPartition],
-    ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>, ClientError> {
-        if partitions.is_empty() {
-            return Ok(BTreeMap::new());
-        }
+    ) -> impl Future<Output = Result<BTreeMap<TopicPartition, OffsetAndMetadata>, ClientError>> + Send + use<> {
         let request = proto::FetchOffsetsRequest {
             group_id: self.config.group.clone(),
             topics: by_topic(partitions),
             ..Default::default()
         };
-        fetch_committed(&self.client, request).await
+        let client = self.client.clone();
+        async move {
+            // To the group, no partitions would be all.
+            if request.topics.is_empty() { Ok(BTreeMap::new()) } else { fetch_committed(&client, request).await }
+        }
     }
 
     /// Goes on elsewhere in a partition that the consumer has.

@@ -184,14 +184,15 @@ impl Consumer {
             // Also without anything to commit: what was handed in before goes first.
             let answer = self.commit_before_giving_back(&partitions);
             let answer = answer.unwrap_or_else(|| self.ask(Offsets::new()));
-            outcome = self.last_commit(answer).await;
+            outcome = last_commit(answer, self.config.api_timeout).await;
             let (commits, _) = self.tell(&partitions, |listener, rebalance| listener.on_revoked(rebalance));
             let offsets = self.named_offsets(commits);
             if !offsets.is_empty() {
-                outcome = outcome.and(self.last_commit(self.ask(offsets)).await);
+                let answer = self.ask(offsets);
+                outcome = outcome.and(last_commit(answer, self.config.api_timeout).await);
             }
         }
-        self.say_goodbye(&mut member, for_now).await;
+        say_goodbye(&mut member, for_now).await;
         for at in &partitions {
             self.drop_partition(at);
         }
@@ -199,24 +200,26 @@ impl Consumer {
         self.rejected = None;
         Ok(outcome?)
     }
+}
 
-    async fn last_commit(&self, answer: Answer) -> Result<(), CommitError> {
-        let limit = Instant::now() + self.config.api_timeout;
-        match timeout_at(limit, answer).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) | Err(_) => Err(CommitError::NotMember),
-        }
+// Neither borrows the consumer: it cannot be shared between threads, and its calls shall be awaited on any.
+
+async fn last_commit(answer: Answer, within: Duration) -> Result<(), CommitError> {
+    let limit = Instant::now() + within;
+    match timeout_at(limit, answer).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) | Err(_) => Err(CommitError::NotMember),
     }
+}
 
-    async fn say_goodbye(&self, member: &mut Member, for_now: bool) {
-        let until = Instant::now() + Timeouts::default().leave + TO_SAY_GOODBYE;
-        // A task that has ended already has nothing to leave.
-        let _ = member.wishes.send(Wish::Leave { for_now });
-        loop {
-            match timeout_at(until, member.notices.recv()).await {
-                Ok(Some(Notice::Left | Notice::Failed(_)) | None) | Err(_) => return,
-                Ok(Some(_)) => {}
-            }
+async fn say_goodbye(member: &mut Member, for_now: bool) {
+    let until = Instant::now() + Timeouts::default().leave + TO_SAY_GOODBYE;
+    // A task that has ended already has nothing to leave.
+    let _ = member.wishes.send(Wish::Leave { for_now });
+    loop {
+        match timeout_at(until, member.notices.recv()).await {
+            Ok(Some(Notice::Left | Notice::Failed(_)) | None) | Err(_) => return,
+            Ok(Some(_)) => {}
         }
     }
 }

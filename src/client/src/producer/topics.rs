@@ -172,6 +172,7 @@ mod tests {
         TopicMetadata {
             name: TopicName::new("t").unwrap(),
             id: TopicId::default(),
+            internal: false,
             partitions: (0..count).map(partition).collect(),
         }
     }
