@@ -134,7 +134,9 @@ impl Shard {
         let other = match &beat.has {
             _ if joins || moved => true,
             Some(has) => !has.iter().filter(|at| !revoking.contains_key(*at)).eq(owned.iter()),
-            None => unheard,
+            // One that joined with nothing and was told that it has nothing has nothing new to say, ever: it must be held all the
+            // same, or it would hear of its first partition a heartbeat interval late.
+            None => unheard && !(owned.is_empty() && revoking.is_empty()),
         };
         let first = joins && epoch == MemberEpoch::JOIN;
         let news = !first && (other || epoch != beat.epoch);

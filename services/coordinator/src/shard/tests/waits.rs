@@ -115,6 +115,31 @@ fn who_did_not_hear_the_last_answer_is_told_again() {
 }
 
 #[test]
+fn a_member_without_partitions_is_held_though_it_confirms_nothing() {
+    let mut rig = Rig::new(1);
+    let (mut a, mut b) = (Client::new("g", "a"), Client::new("g", "b"));
+    a.join(&mut rig).unwrap();
+    a.beat(&mut rig).unwrap();
+    b.join(&mut rig).unwrap();
+    rig.pass(100);
+    a.beat(&mut rig).unwrap();
+    for _ in 0..2 {
+        b.says = false;
+        b.beat(&mut rig).unwrap();
+    }
+    assert!(b.has.is_empty());
+    // What it has did not change since it joined, and so it does not say it.
+    b.says = false;
+    let held = b.send(&mut rig, 20_000);
+    rig.pass(2_000);
+    assert!(!rig.replies.contains_key(&held), "nothing to tell");
+    a.leave(&mut rig, -1).unwrap();
+    rig.pass(21);
+    b.hear(&mut rig, held).expect("as soon as there is something").unwrap();
+    assert_eq!(b.partitions(), [0]);
+}
+
+#[test]
 fn an_answer_leaves_when_its_groups_last_write_is_durable() {
     let mut rig = Rig::new(2);
     rig.commit_outside("g", &[(0, 1)]);
