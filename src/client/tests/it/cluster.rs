@@ -1,5 +1,6 @@
 //! Two brokers on loopback ports that share their logs, and do what a test's list of faults says.
 
+use super::groups::{Groups, Service};
 use super::log::Log;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use thalweg_client::proto::cluster_service_server::{ClusterService, ClusterServiceServer};
 use thalweg_client::proto::consumer_service_server::{ConsumerService, ConsumerServiceServer};
 use thalweg_client::proto::fetch_stream_request::Command;
+use thalweg_client::proto::group_service_server::GroupServiceServer;
 use thalweg_client::proto::partition_data::Data;
 use thalweg_client::proto::produce_request::Payload;
 use thalweg_client::proto::produce_stream_ack::Outcome;
@@ -67,6 +69,7 @@ pub struct State {
 pub struct Cluster {
     state: Mutex<State>,
     written: Notify,
+    pub groups: Groups,
 }
 
 #[derive(Clone)]
@@ -85,6 +88,7 @@ impl Cluster {
             state.epochs = vec![0; partitions];
             state.max_batch = usize::MAX;
             state.fetch_limit = usize::MAX;
+            cluster.groups.lock().partitions = partitions as i32;
         }
         for index in 0..2 {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -93,6 +97,7 @@ impl Cluster {
             let server = tonic::transport::Server::builder()
                 .add_service(ProducerServiceServer::new(broker.clone()))
                 .add_service(ConsumerServiceServer::new(broker.clone()))
+                .add_service(GroupServiceServer::new(Service(Arc::clone(&cluster))))
                 .add_service(ClusterServiceServer::new(broker))
                 .serve_with_incoming(TcpListenerStream::new(listener));
             tokio::spawn(server);
@@ -198,7 +203,7 @@ impl Broker {
     }
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl ProducerService for Broker {

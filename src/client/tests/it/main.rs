@@ -4,6 +4,8 @@
 
 mod calling;
 mod cluster;
+mod consuming;
+mod groups;
 mod log;
 mod producing;
 mod reading;

@@ -12,7 +12,7 @@ use thalweg_core::batch::{BatchBuilder, ProducerStamp};
 use thalweg_core::compression::Compression;
 use thalweg_core::{ErrorCode, Offset, PartitionId, Timestamp};
 
-async fn fill(cluster: &Arc<Cluster>, partitions: i32, count: i64) {
+pub async fn fill(cluster: &Arc<Cluster>, partitions: i32, count: i64) {
     let config = ProducerConfig { batch_size: 300, ..ProducerConfig::default() };
     let producer = cluster.client().await.producer(config).await.unwrap();
     for index in 0..count {
