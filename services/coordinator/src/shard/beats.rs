@@ -149,12 +149,17 @@ impl Shard {
             wait = wait.min(self.config.heartbeat_interval);
         }
         if news || wait.is_zero() || self.held.len() >= self.config.max_held {
-            return self.answer_beat(group, &beat.member, call, other, topics, now, out);
+            self.answer_beat(group, &beat.member, call, other, topics, now, out);
+            // One that says nothing of what it was told may not have heard it, or it has that already, as after a failover: it
+            // is told again at once, but once. From then on it is held like any other.
+            let again = beat.has.is_none() && unheard && !joins && !moved;
+            return self.with_presence(group, &beat.member, |presence, _| presence.unheard &= !again);
         }
         self.held.insert(call, (group.clone(), beat.member.clone()));
         let until = now.mono.saturating_add(wait);
         self.with_presence(group, &beat.member, |presence, _| {
             presence.unheard = first;
+            presence.unconfirmed &= beat.has.is_none();
             presence.held = Some(Held { call, epoch: beat.epoch, until });
         });
     }

@@ -36,8 +36,11 @@ pub(super) struct Presence {
     pub(super) held: Option<Held>,
     /// Its answers that wait for a write.
     pub(super) parked: u32,
-    /// Whether it may not know what it may have: it was told, and has not said since what it has.
+    /// Whether it is to be told what it may have with its next heartbeat, once more: it was told, and says nothing of it, as
+    /// one does that did not hear.
     pub(super) unheard: bool,
+    /// Whether it has not said what it has since it was told what it may have.
+    pub(super) unconfirmed: bool,
     /// Where its timer stands.
     pub(super) armed: Option<Duration>,
 }
@@ -64,6 +67,7 @@ impl Presence {
             held: None,
             parked: 0,
             unheard: true,
+            unconfirmed: true,
             armed: None,
         }
     }

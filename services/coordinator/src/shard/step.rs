@@ -135,6 +135,7 @@ impl Shard {
         let waits = self.answers.give(entry.last_write, answer, out);
         self.with_presence(group, id, |presence, member| {
             presence.unheard = whole;
+            presence.unconfirmed |= whole;
             presence.parked += u32::from(waits);
             presence.session_at = now.mono.saturating_add(member.session_timeout);
         });

@@ -90,11 +90,11 @@ impl Shard {
             return true;
         }
         if presence.held.as_ref().is_some_and(|held| held.until <= now.mono) {
-            let entry = self.groups.get(group);
-            let member = entry.and_then(|entry| entry.group.members.get(id));
-            // What is to be given back is said once more: the answer that said it may have been lost.
-            let whole = member.is_some_and(|member| !member.current.revoking.is_empty());
+            // What is to be given back, or was never confirmed, is said once more: the answer that said it may have been lost.
+            let whole = presence.unconfirmed || !presence.revoking.is_empty();
+            let unheard = presence.unheard;
             self.answer_held(group, id, whole, topics, now, out);
+            self.with_presence(group, id, |presence, _| presence.unheard = unheard);
             return false;
         }
         if presence.held.is_none() && presence.parked == 0 && presence.session_at <= now.mono {

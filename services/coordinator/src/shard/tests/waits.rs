@@ -245,3 +245,30 @@ fn the_time_to_give_back_counts_from_when_the_member_was_asked_and_anew_for_each
     assert_eq!(rig.shard.member_count(), 2, "b and c stay");
     b.beat(&mut rig).unwrap();
 }
+
+#[test]
+fn one_that_never_says_what_it_has_is_told_again_once_and_then_held() {
+    let mut rig = Rig::new(2);
+    let mut a = Client::new("g", "a");
+    a.join(&mut rig).unwrap();
+    a.beat(&mut rig).unwrap();
+    // The next coordinator does not know what it heard.
+    rig.fail_over(usize::MAX);
+    a.says = false;
+    let call = a.send(&mut rig, 20_000);
+    let told = a.hear(&mut rig, call).expect("at once").unwrap();
+    assert_eq!(told.assignment.map(|all| all.len()), Some(2));
+    a.says = false;
+    let held = a.send(&mut rig, 20_000);
+    rig.pass(19_999);
+    assert!(!rig.replies.contains_key(&held), "no busy loop");
+    rig.pass(1);
+    let told = a.hear(&mut rig, held).unwrap().unwrap();
+    assert_eq!(told.assignment.map(|all| all.len()), Some(2), "it may have missed both");
+    // Once it said so there is nothing more to tell.
+    for whole in [false, false] {
+        let held = a.send(&mut rig, 20_000);
+        rig.pass(20_000);
+        assert_eq!(a.hear(&mut rig, held).unwrap().unwrap().assignment.is_some(), whole);
+    }
+}
