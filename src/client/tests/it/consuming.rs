@@ -161,16 +161,11 @@ async fn members_share_and_what_moves_is_committed_before() {
             tokio::select! {
                 record = first.next() => seen.note(&record.unwrap()),
                 record = second.next() => seen.note(&record.unwrap()),
+                () = tokio::time::sleep(Duration::from_millis(5)) => {}
             }
         }
     };
-    if tokio::time::timeout(LONG, both).await.is_err() {
-        let log = told.log.lock().unwrap().clone();
-        let (mine, other) = (first.assignment(), second.assignment());
-        let places: Vec<_> = (0..4).map(|p| (first.position(&at(p)), second.position(&at(p)))).collect();
-        let state = cluster.groups.lock();
-        panic!("{} of 1600; {log:?} {mine:?} {other:?} {places:?} {:#?}", seen.count(), state.group);
-    }
+    tokio::time::timeout(LONG, both).await.expect("everything is read, and two partitions move");
     assert_eq!(seen.repeated(), 0, "what moved was committed first");
     let moved: BTreeSet<i32> = told.all("revoked").into_iter().collect();
     let kept: BTreeSet<i32> = numbers(&first.assignment()).into_iter().collect();
