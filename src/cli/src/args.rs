@@ -2,12 +2,17 @@
 //! variable for one value.
 
 mod admin;
+mod groups;
 mod servers;
 
 pub use admin::{BrokerCommand, ClusterArgs, ClusterCommand};
-pub use servers::{BrokerArgs, ControllerArgs, DevArgs, SETTINGS_FILE, ServerArgs, WITH_SETTINGS_FILE};
+pub use groups::{GroupArgs, GroupCommand, MemberArgs, ResetArgs, ResetTo, StateArg, TopicChoice};
+pub use servers::{
+    BrokerArgs, ControllerArgs, CoordinatorArgs, DevArgs, SETTINGS_FILE, ServerArgs, WITH_SETTINGS_FILE,
+};
 
 use crate::commands::bench::args::BenchArgs;
+use crate::commands::health::HealthArgs;
 use crate::time::Moment;
 use clap::builder::FalseyValueParser;
 use clap::parser::ValueSource;
@@ -71,16 +76,22 @@ pub enum Command {
     Controller(ControllerArgs),
     /// Run a broker: it holds partitions; or look after those that run
     Broker(Box<BrokerArgs>),
+    /// Run a coordinator: it looks after consumer groups
+    Coordinator(CoordinatorArgs),
     /// Create, describe and change topics
     Topic(TopicArgs),
     /// Write records: one for each line of files or of standard input
     Produce(ProduceArgs),
-    /// Read records
-    Consume(ConsumeArgs),
+    /// Read records, alone or as a member of a consumer group
+    Consume(Box<ConsumeArgs>),
+    /// Look at consumer groups, and move or forget what they committed
+    Group(GroupArgs),
     /// Look into log files, without a server
     Log(LogArgs),
     /// Look at the cluster
     Cluster(ClusterArgs),
+    /// Ask one server whether it serves
+    Health(HealthArgs),
     /// Measure a cluster
     Bench(BenchArgs),
     /// Print a completion script for a shell
@@ -254,12 +265,18 @@ pub struct ProduceArgs {
   thalweg consume events --partition 0 --offset 42 --max-records 1
   thalweg consume events --time 2026-01-31T12:00:00Z
   thalweg consume events -f '%t/%p@%o %k: %s\\n'
+  thalweg consume events audit --group billing --auto-offset-reset earliest
+  thalweg consume --pattern 'events-.*' --group billing --instance-id worker-1
+  thalweg consume __consumer_offsets --include-internal --formatter offsets --from-beginning
+
+A member of a group commits what it printed, once that is out; Ctrl-C and SIGTERM let it leave, and others take over at once.
 
 Formats as in kcat: %t topic, %p partition, %o offset, %k key, %s value, %h headers, %T timestamp,
 %K and %S lengths of key and value, %% a percent sign; \\n \\r \\t \\\\ \\xNN.")]
 pub struct ConsumeArgs {
-    /// The topic
-    pub topic: String,
+    /// The topics
+    #[arg(value_name = "TOPIC", required_unless_present = "pattern")]
+    pub topics: Vec<String>,
     /// Only this partition [default: all]
     #[arg(long, env = "THALWEG_PARTITION", value_name = "P", allow_hyphen_values = true)]
     pub partition: Option<i32>,
@@ -287,6 +304,21 @@ pub struct ConsumeArgs {
     /// How to print a record
     #[arg(short, long, env = "THALWEG_FORMAT", value_name = "FORMAT", value_parser = crate::format::Format::parse)]
     pub format: Option<crate::format::Format>,
+    /// Decode what a topic of the system holds, instead of printing it as it is
+    #[arg(long, env = "THALWEG_FORMATTER", value_enum, value_name = "F", conflicts_with = "format")]
+    pub formatter: Option<Formatter>,
+    /// Read a topic of the system too, if it is named
+    #[arg(long, env = "THALWEG_INCLUDE_INTERNAL", value_parser = FalseyValueParser::new())]
+    pub include_internal: bool,
+    #[command(flatten)]
+    pub member: MemberArgs,
+}
+
+/// What decodes records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Formatter {
+    /// What consumer groups wrote to __consumer_offsets
+    Offsets,
 }
 
 #[derive(Debug, Args)]

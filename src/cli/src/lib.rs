@@ -9,6 +9,8 @@ mod error;
 mod format;
 mod lines;
 mod output;
+#[cfg(test)]
+mod reference;
 mod settings;
 mod time;
 
@@ -59,11 +61,14 @@ async fn run(cli: Cli) -> Result<(), CliError> {
             Some(command) => commands::broker::run(&global, command).await,
             None => commands::serve::broker(*args).await,
         },
+        Command::Coordinator(args) => commands::serve::coordinator(args).await,
         Command::Topic(args) => commands::topic::run(&global, args).await,
         Command::Produce(args) => commands::produce::run(&global, args).await,
-        Command::Consume(args) => commands::consume::run(&global, args).await,
+        Command::Consume(args) => commands::consume::run(&global, *args).await,
+        Command::Group(args) => commands::group::run(&global, args).await,
         Command::Log(args) => commands::log::run(&global, args),
         Command::Cluster(args) => commands::cluster::run(&global, args).await,
+        Command::Health(args) => commands::health::run(&global, args).await,
         Command::Bench(args) => commands::bench::run(&global, args).await,
         Command::Completions(args) => commands::completions::run(&args),
     }

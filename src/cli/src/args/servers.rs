@@ -1,4 +1,4 @@
-//! The flags of what runs until it is told to stop: `dev`, `controller`, `broker`. Each can stand in a settings file too.
+//! The flags of what runs until it is told to stop: `dev`, `controller`, `broker`, `coordinator`. Each can stand in a settings file too.
 
 use super::OutputFormat;
 use super::admin::BrokerCommand;
@@ -12,11 +12,11 @@ use thalweg_controller::Voter;
 use thalweg_runtime::config::{HostPort, parse_bytes, parse_duration};
 
 /// The commands that read a settings file, and where it is named on their command line.
-pub const WITH_SETTINGS_FILE: [&str; 3] = ["dev", "controller", "broker"];
+pub const WITH_SETTINGS_FILE: [&str; 4] = ["dev", "controller", "broker", "coordinator"];
 /// The id of the argument that names the settings file.
 pub const SETTINGS_FILE: &str = "settings_file";
 
-/// Brokers or controllers of one `dev` at most.
+/// Brokers, controllers or coordinators of one `dev` at most.
 const MAX_DEV_NODES: i64 = 9;
 
 /// What every server understands.
@@ -31,6 +31,10 @@ pub struct ServerArgs {
     /// What to log: a level, or a filter such as "info,thalweg_log=debug" [default: info; of dev: warn]
     #[arg(long, env = "THALWEG_LOG_LEVEL", value_name = "FILTER")]
     pub log_level: Option<String>,
+    /// Where to show metrics (GET /metrics), health (gRPC) and the log's filter (GET and PUT /log-filter); not for the outside
+    /// world [default: nowhere]
+    #[arg(long, env = "THALWEG_METRICS_LISTEN", value_name = "HOST:PORT")]
+    pub metrics_listen: Option<HostPort>,
 }
 
 #[derive(Debug, Args)]
@@ -58,6 +62,47 @@ pub struct DevArgs {
     /// Controllers; a folder keeps the number that it was founded with
     #[arg(long, env = "THALWEG_DEV_CONTROLLERS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=MAX_DEV_NODES))]
     pub controllers: u16,
+    /// Coordinators of consumer groups
+    #[arg(long, env = "THALWEG_DEV_COORDINATORS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=MAX_DEV_NODES))]
+    pub coordinators: u16,
+}
+
+/// `thalweg coordinator`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  thalweg coordinator --node-id 1 --listen 0.0.0.0:9590 --advertise coordinator-1:9590 \\
+      --controllers controller-1:9490,controller-2:9490,controller-3:9490
+  thalweg coordinator --config /etc/thalweg/coordinator.toml
+
+It keeps nothing on disk. Run as many as you like: groups are shared out over those that are there.
+SIGTERM and Ctrl-C stop it cleanly: its groups move first.")]
+pub struct CoordinatorArgs {
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// This coordinator's number: 0 or more, no other that runs has it
+    #[arg(long, env = "THALWEG_NODE_ID", value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    pub node_id: i32,
+    /// Where brokers connect; port 0 takes a free one
+    #[arg(long, env = "THALWEG_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:9590")]
+    pub listen: HostPort,
+    /// The endpoint that brokers are told [default: where it listens]
+    #[arg(long, env = "THALWEG_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<HostPort>,
+    /// The controllers; any one that answers is enough
+    #[arg(
+        long,
+        env = "THALWEG_CONTROLLERS",
+        value_name = "HOST:PORT,...",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub controllers: Vec<HostPort>,
+    /// Its rack or zone
+    #[arg(long, env = "THALWEG_RACK", value_name = "R")]
+    pub rack: Option<String>,
+    /// The cluster that it belongs to; it refuses any other [default: the one that the controllers name]
+    #[arg(long, env = "THALWEG_CLUSTER_ID", value_name = "ID")]
+    pub cluster_id: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -99,9 +144,18 @@ pub struct ControllerArgs {
     /// A broker that is silent for so long is held for gone
     #[arg(long, env = "THALWEG_BROKER_SESSION", value_name = "TIME", default_value = "9s", value_parser = parse_duration)]
     pub broker_session: Duration,
-    /// A broker whose connection broke is held for gone if it does not come back within this
+    /// A broker or coordinator whose connection broke is held for gone if it does not come back within this
     #[arg(long, env = "THALWEG_SESSION_GRACE", value_name = "TIME", default_value = "500ms", value_parser = parse_duration)]
     pub session_grace: Duration,
+    /// A coordinator that is silent for so long is held for gone
+    #[arg(long, env = "THALWEG_COORDINATOR_SESSION", value_name = "TIME", default_value = "6s", value_parser = parse_duration)]
+    pub coordinator_session: Duration,
+    /// Partitions of the topic that keeps consumer groups, from when it is created
+    #[arg(long, env = "THALWEG_OFFSETS_TOPIC_PARTITIONS", value_name = "N", default_value_t = controller::OFFSETS_TOPIC_PARTITIONS, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    pub offsets_topic_partitions: i32,
+    /// Replicas of that topic; it is created when there are so many brokers
+    #[arg(long, env = "THALWEG_OFFSETS_TOPIC_REPLICATION_FACTOR", value_name = "R", default_value_t = controller::OFFSETS_TOPIC_REPLICATION_FACTOR, value_parser = clap::value_parser!(i32).range(1..=1_000))]
+    pub offsets_topic_replication_factor: i32,
     /// How often leaderships go back to the preferred replicas; 0s: never
     #[arg(long, env = "THALWEG_LEADER_BALANCE_INTERVAL", value_name = "TIME", default_value = "300s", value_parser = parse_duration)]
     pub leader_balance_interval: Duration,

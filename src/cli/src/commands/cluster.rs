@@ -87,6 +87,12 @@ fn complaints(cluster: &proto::DescribeClusterResponse) -> Vec<String> {
     }
     let gone = cluster.brokers.iter().filter(|broker| broker.fenced);
     complaints.extend(gone.map(|broker| format!("broker {} at {} is gone", broker.id, broker.endpoint)));
+    let lost = cluster.coordinators.iter().filter(|coordinator| coordinator.fenced);
+    let nobody = !cluster.coordinators.is_empty() && !cluster.coordinators.iter().any(serves);
+    complaints.extend(lost.map(|one| format!("coordinator {} at {} is gone", one.id, one.endpoint)));
+    if nobody {
+        complaints.push("no coordinator is left: consumer groups stand still".to_owned());
+    }
     if cluster.offline_partitions > 0 {
         complaints.push(format!("{} partitions have no leader", cluster.offline_partitions));
     }
@@ -97,6 +103,18 @@ fn complaints(cluster: &proto::DescribeClusterResponse) -> Vec<String> {
         ));
     }
     complaints
+}
+
+fn serves(coordinator: &proto::Coordinator) -> bool {
+    !coordinator.fenced && !coordinator.stopping
+}
+
+fn coordinator_state(coordinator: &proto::Coordinator) -> &'static str {
+    match (coordinator.fenced, coordinator.stopping) {
+        (true, _) => "fenced",
+        (false, true) => "stopping",
+        (false, false) => "alive",
+    }
 }
 
 fn cluster_text(cluster: &proto::DescribeClusterResponse) -> String {
@@ -130,6 +148,16 @@ fn cluster_text(cluster: &proto::DescribeClusterResponse) -> String {
             broker.leader_count
         ));
     }
+    for coordinator in &cluster.coordinators {
+        let rack = if coordinator.rack.is_empty() { "none" } else { &coordinator.rack };
+        lines.push(format!(
+            "\tCoordinator: {}\tEndpoint: {}\tState: {}\tRack: {rack}\tShards: {}",
+            coordinator.id,
+            coordinator.endpoint,
+            coordinator_state(coordinator),
+            coordinator.shard_count
+        ));
+    }
     lines.join("\n")
 }
 
@@ -141,6 +169,21 @@ fn cluster_json(cluster: &proto::DescribeClusterResponse) -> Value {
             json!({"id": controller.id, "voter": controller.voter, "endpoint": controller.endpoint})
         })
         .collect();
+    let coordinators: Vec<Value> = cluster
+        .coordinators
+        .iter()
+        .map(|one| {
+            json!({
+                "id": one.id,
+                "endpoint": one.endpoint,
+                "rack": one.rack,
+                "fenced": one.fenced,
+                "stopping": one.stopping,
+                "epoch": one.epoch,
+                "shards": one.shard_count,
+            })
+        })
+        .collect();
     json!({
         "cluster_id": cluster.cluster_id,
         "metadata_version": cluster.metadata_version,
@@ -148,6 +191,7 @@ fn cluster_json(cluster: &proto::DescribeClusterResponse) -> Value {
         "controller_term": cluster.controller_term,
         "controllers": controllers,
         "brokers": cluster.brokers.iter().map(known_json).collect::<Vec<_>>(),
+        "coordinators": coordinators,
         "topics": cluster.topic_count,
         "partitions": cluster.partition_count,
         "under_replicated_partitions": cluster.under_replicated_partitions,
@@ -173,8 +217,10 @@ mod tests {
         cluster.brokers[1].fenced = true;
         cluster.offline_partitions = 2;
         cluster.under_replicated_partitions = 3;
+        cluster.coordinators = vec![proto::Coordinator { id: 9, fenced: true, ..Default::default() }];
         let told = complaints(&cluster);
-        assert_eq!(told.len(), 4, "{told:?}");
-        assert!(told[1].contains("broker 1") && told[2].contains('2') && told[3].contains('3'), "{told:?}");
+        assert_eq!(told.len(), 6, "{told:?}");
+        assert!(told[1].contains("broker 1") && told[4].contains('2') && told[5].contains('3'), "{told:?}");
+        assert!(told[2].contains("coordinator 9") && told[3].contains("groups stand still"), "{told:?}");
     }
 }

@@ -5,6 +5,8 @@ pub mod broker;
 pub mod cluster;
 pub mod completions;
 pub mod consume;
+pub mod group;
+pub mod health;
 pub mod log;
 pub mod produce;
 pub mod serve;

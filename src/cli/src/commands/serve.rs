@@ -1,27 +1,35 @@
-//! What the servers `dev`, `controller` and `broker` have in common: their log, their signals, their addresses.
+//! What the servers `dev`, `controller`, `broker` and `coordinator` have in common: their log, their signals, their addresses.
 
 mod broker;
 mod controller;
+mod coordinator;
 mod dev;
 
 pub use broker::run as broker;
 pub use controller::run as controller;
+pub use coordinator::run as coordinator;
 pub use dev::run as dev;
 
 use crate::args::{OutputFormat, ServerArgs};
 use crate::error::CliError;
 use crate::output::print_line;
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use thalweg_broker::StartError as BrokerStart;
 use thalweg_controller::StartError as ControllerStart;
+use thalweg_coordinator::StartError as CoordinatorStart;
 use thalweg_runtime::config::HostPort;
+use thalweg_runtime::observe::{OpsPort, ProcessSource, Registry};
 use thalweg_runtime::{LogFormat, LogHandle, Shutdown, init_logging, shutdown_on_signals};
 
 /// A server's surroundings. Dropped last, so that the last words are written.
 pub(super) struct Process {
     /// Triggered by SIGTERM and Ctrl-C.
     pub(super) shutdown: Shutdown,
+    /// What is shown of it.
+    pub(super) metrics: Registry,
+    ops: Option<OpsPort>,
     _log: LogHandle,
 }
 
@@ -41,12 +49,37 @@ impl Process {
         let shutdown = Shutdown::new();
         shutdown_on_signals(&shutdown)
             .map_err(|error| CliError::failed(format_args!("signals cannot be watched: {error}")))?;
-        Ok(Process { shutdown, _log: log })
+        let metrics = Registry::new();
+        metrics.add_process(Arc::new(ProcessSource { version: env!("CARGO_PKG_VERSION") }));
+        let ops = args.metrics_listen.as_ref().map(|listen| open_ops(listen, &metrics, &log)).transpose()?;
+        Ok(Process { shutdown, metrics, ops, _log: log })
+    }
+
+    /// Says on standard output, and to probes of the operations port, that the process serves, until it is told to stop. `services`
+    /// are the names that probes may ask for.
+    pub(super) async fn serves(&self, endpoint: impl Display, services: &'static [&'static str]) {
+        if let Some(ops) = &self.ops {
+            ops.set_ready(true, services).await;
+            let (ops, shutdown) = (ops.clone(), self.shutdown.clone());
+            tokio::spawn(async move {
+                shutdown.triggered().await;
+                ops.set_ready(false, services).await;
+            });
+        }
+        ready(endpoint);
     }
 }
 
+/// Opens the operations port. It stays open while the process drains: it is then that people look.
+fn open_ops(listen: &HostPort, metrics: &Registry, log: &LogHandle) -> Result<OpsPort, CliError> {
+    let wrong = |error: &dyn Display| CliError::usage(format_args!("--metrics-listen {listen}: {error}"));
+    let mut found = (listen.host.as_str(), listen.port).to_socket_addrs().map_err(|error| wrong(&error))?;
+    let address = found.next().ok_or_else(|| wrong(&"the host has no address"))?;
+    OpsPort::open(address, metrics.clone(), log.clone(), Shutdown::new()).map_err(|error| wrong(&error))
+}
+
 /// Says that the server serves.
-pub(super) fn ready(endpoint: impl Display) {
+fn ready(endpoint: impl Display) {
     say(&format!("ready on {endpoint}"));
 }
 
@@ -100,6 +133,14 @@ pub(super) fn controller_not_started(error: ControllerStart) -> CliError {
 pub(super) fn broker_not_started(error: BrokerStart) -> CliError {
     match error {
         BrokerStart::Config(_) => CliError::usage(error),
+        _ => CliError::failed(error),
+    }
+}
+
+/// What a coordinator that did not start says.
+pub(super) fn coordinator_not_started(error: CoordinatorStart) -> CliError {
+    match error {
+        CoordinatorStart::Config(_) => CliError::usage(error),
         _ => CliError::failed(error),
     }
 }

@@ -31,6 +31,17 @@ pub enum BenchCommand {
     Latency(LatencyBench),
     /// One plain record a call, from many callers, beside an empty call
     Unary(UnaryBench),
+    /// Consumer groups: many members, heartbeats, commits, and how fast one member reads
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  thalweg bench group members --members 1000 --partitions 1000
+  thalweg bench group heartbeats --members 10000 --groups 100 --pid $(pidof -s thalweg)
+  thalweg bench group commits --callers 64 --seconds 10
+  thalweg bench group subscribe --records 2000000
+  thalweg bench group consumer --records 2000000"
+    )]
+    Group(GroupBench),
     /// What this machine can do without a broker: memcpy, page cache, loopback TCP, fdatasync
     Limits(LimitsBench),
     /// Every case of docs/PERFORMANCE.md in one run, as ratios to the machine's own limits
@@ -145,6 +156,91 @@ pub struct UnaryBench {
     /// Callers at the same time
     #[arg(long, env = "THALWEG_CALLERS", value_name = "N", default_value_t = 64)]
     pub callers: usize,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum GroupBench {
+    /// Many members of one group on one topic: from the last join until all is stable; then some leave
+    Members(MembersBench),
+    /// Many members of many groups that do nothing but live: what that costs the coordinator
+    Heartbeats(HeartbeatsBench),
+    /// Commits of one partition each, from many callers: how many are durable a second
+    Commits(CommitsBench),
+    /// One member on a Subscribe stream with plain records; a topic without records is filled first
+    Subscribe(SubscribeBench),
+    /// One member of the SDK with encoded batches, beside `bench fetch` in the same run
+    Consumer(ConsumerBench),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct MembersBench {
+    /// Members of the group
+    #[arg(long, env = "THALWEG_MEMBERS", value_name = "N", default_value_t = 1_000)]
+    pub members: usize,
+    /// Partitions of the topic that is made
+    #[arg(long, env = "THALWEG_PARTITIONS", value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    pub partitions: i32,
+    /// Replicas of the topic that is made
+    #[arg(long, env = "THALWEG_REPLICATION_FACTOR", value_name = "R", default_value_t = 1)]
+    pub replication_factor: i32,
+    /// How many members leave, one after the other
+    #[arg(long, env = "THALWEG_LEAVES", value_name = "N", default_value_t = 10)]
+    pub leaves: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct HeartbeatsBench {
+    /// Members of all groups together
+    #[arg(long, env = "THALWEG_MEMBERS", value_name = "N", default_value_t = 10_000)]
+    pub members: usize,
+    /// Groups
+    #[arg(long, env = "THALWEG_GROUPS", value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub groups: u32,
+    /// Partitions of the topic that all of them read
+    #[arg(long, env = "THALWEG_PARTITIONS", value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    pub partitions: i32,
+    /// Replicas of the topic that is made
+    #[arg(long, env = "THALWEG_REPLICATION_FACTOR", value_name = "R", default_value_t = 1)]
+    pub replication_factor: i32,
+    /// Milliseconds that a heartbeat waits for news before it is answered, and the next one follows
+    #[arg(long, env = "THALWEG_INTERVAL_MS", value_name = "MS", default_value_t = 3_000)]
+    pub interval_ms: u64,
+    /// How long to measure
+    #[arg(long, env = "THALWEG_SECONDS", value_name = "S", default_value_t = 20.0)]
+    pub seconds: f64,
+    /// A coordinator's process on this machine, or that of a `dev`; several may be given
+    #[arg(long = "pid", env = "THALWEG_PID", value_name = "PID", value_delimiter = ',')]
+    pub pids: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct CommitsBench {
+    #[command(flatten)]
+    pub common: Common,
+    /// Callers at the same time
+    #[arg(long, env = "THALWEG_CALLERS", value_name = "N", default_value_t = 64)]
+    pub callers: usize,
+    /// Groups that they commit for [default: one each]
+    #[arg(long, env = "THALWEG_GROUPS", value_name = "N")]
+    pub groups: Option<usize>,
+    /// Connections that they share
+    #[arg(long, env = "THALWEG_CONNECTIONS", value_name = "N", default_value_t = 4)]
+    pub connections: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct SubscribeBench {
+    #[command(flatten)]
+    pub common: Common,
+    /// Records that may be on their way
+    #[arg(long, env = "THALWEG_CREDIT_RECORDS", value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u64).range(4..))]
+    pub credit_records: u64,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ConsumerBench {
+    #[command(flatten)]
+    pub common: Common,
 }
 
 #[derive(Debug, Clone, Args)]

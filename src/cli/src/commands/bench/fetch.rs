@@ -1,13 +1,14 @@
 //! Reads as fast as it goes.
 
-use super::args::{FetchBench, ProduceBench};
+use super::args::{Common, FetchBench, ProduceBench};
 use super::report::{CpuMeter, Report, Samples};
 use super::{BenchTopic, Until, produce};
 use crate::error::CliError;
 use std::time::{Duration, Instant};
-use thalweg_client::{Client, PartitionReader, ReaderConfig, Start};
+use thalweg_client::{Acks, Client, PartitionReader, ReaderConfig, Start};
 use thalweg_core::PartitionId;
 use thalweg_core::batch::BatchIter;
+use thalweg_core::compression::Compression;
 
 /// Records that fill an empty topic, if no other number is given: about 2 GB of 1 KiB records.
 const FILL_BYTES: u64 = 2 << 30;
@@ -110,6 +111,24 @@ async fn records_in(client: &Client, topic: &BenchTopic) -> Result<u64, CliError
         records += (last.get() - first.get()).max(0) as u64;
     }
     Ok(records)
+}
+
+/// How many records a topic holds, after it was filled if it was empty.
+pub async fn filled(client: &Client, common: &Common, topic: &BenchTopic) -> Result<u64, CliError> {
+    let available = records_in(client, topic).await?;
+    if available > 0 {
+        return Ok(available);
+    }
+    let args = FetchBench {
+        common: common.clone(),
+        acks: Acks::Leader,
+        rate: None,
+        compression: Compression::None,
+        decode: false,
+        skip_crc: false,
+    };
+    fill(client, &args, topic).await?;
+    records_in(client, topic).await
 }
 
 async fn fill(client: &Client, args: &FetchBench, topic: &BenchTopic) -> Result<(), CliError> {

@@ -2,6 +2,7 @@
 
 pub mod args;
 mod fetch;
+mod group;
 mod latency;
 mod limits;
 mod produce;
@@ -28,6 +29,7 @@ pub async fn run(global: &Global, args: BenchArgs) -> Result<(), CliError> {
         BenchCommand::Fetch(args) => fetch::run(&connect(global).await?, &args).await?.print(global),
         BenchCommand::Latency(args) => latency::run(&connect(global).await?, &args).await?.print(global),
         BenchCommand::Unary(args) => unary::run(global, &connect(global).await?, &args).await?.print(global),
+        BenchCommand::Group(args) => group::run(global, &args).await,
         BenchCommand::Limits(args) => limits::run(global, &args),
         BenchCommand::Suite(args) => suite::run(global, &args).await,
     }

@@ -83,7 +83,7 @@ pub async fn measure(
 }
 
 /// Lets `callers` tasks call again and again; counts the calls and times each.
-async fn call_all<C: Call>(
+pub async fn call_all<C: Call>(
     callers: usize,
     until: Until,
     make: impl Fn() -> C,
@@ -121,7 +121,8 @@ async fn call_all<C: Call>(
 }
 
 /// One caller's call.
-trait Call: Send + 'static {
+pub trait Call: Send + 'static {
+    /// Calls once.
     fn call(&mut self) -> impl Future<Output = Result<(), Status>> + Send;
 }
 

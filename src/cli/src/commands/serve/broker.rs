@@ -1,6 +1,6 @@
 //! `thalweg broker`, the server.
 
-use super::{Process, broker_not_started, reachable, ready, resolve};
+use super::{Process, broker_not_started, reachable, resolve};
 use crate::args::BrokerArgs;
 use crate::error::CliError;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ pub async fn run(args: BrokerArgs) -> Result<(), CliError> {
     let broker = Broker::start(config, Arc::new(WallClock), Arc::new(OsStorage::new()), shutdown)
         .await
         .map_err(broker_not_started)?;
-    ready(broker.listen_addr());
+    broker.observe(&process.metrics);
+    process.serves(broker.listen_addr(), &["thalweg.broker"]).await;
     broker.join().await.map_err(CliError::failed)
 }
 

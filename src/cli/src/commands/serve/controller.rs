@@ -1,6 +1,6 @@
 //! `thalweg controller`.
 
-use super::{Process, controller_not_started, reachable, ready, resolve};
+use super::{Process, controller_not_started, reachable, resolve};
 use crate::args::ControllerArgs;
 use crate::error::CliError;
 use thalweg_controller::{Controller, ControllerConfig};
@@ -14,7 +14,8 @@ pub async fn run(args: ControllerArgs) -> Result<(), CliError> {
     let config = config(args).await?;
     let controller =
         Controller::start(config, process.shutdown.clone()).await.map_err(controller_not_started)?;
-    ready(controller.listen_addr());
+    controller.observe(&process.metrics);
+    process.serves(controller.listen_addr(), &["thalweg.controller"]).await;
     controller.join().await.map_err(CliError::failed)
 }
 
@@ -31,7 +32,10 @@ async fn config(args: ControllerArgs) -> Result<ControllerConfig, CliError> {
         default_partitions: args.default_partitions,
         default_replication_factor: args.default_replication_factor,
         broker_session: args.broker_session,
+        coordinator_session: args.coordinator_session,
         session_grace: args.session_grace,
+        offsets_topic_partitions: args.offsets_topic_partitions,
+        offsets_topic_replication_factor: args.offsets_topic_replication_factor,
         leader_balance_interval: args.leader_balance_interval,
         leader_imbalance_percent: args.leader_imbalance_percent,
         auto_balance: args.auto_balance,

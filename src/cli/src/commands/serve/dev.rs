@@ -1,19 +1,22 @@
-//! `thalweg dev`: the whole system in one process on one data folder. The same code as a cluster, by default with one controller
-//! and one broker.
+//! `thalweg dev`: the whole system in one process on one data folder. The same code as a cluster, by default with one
+//! controller, one broker and one coordinator.
 
-use super::{Process, broker_not_started, controller_not_started, ready, resolve, say};
+use super::{Process, broker_not_started, controller_not_started, coordinator_not_started, resolve, say};
 use crate::args::DevArgs;
 use crate::error::CliError;
 use futures_util::future::try_join_all;
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use thalweg_broker::{Broker, BrokerConfig, BrokerError, BrokerHandle, WallClock};
+use thalweg_broker::{Broker, BrokerConfig, BrokerHandle, WallClock};
 use thalweg_controller::{Controller, ControllerConfig, Voter};
+use thalweg_coordinator::{Coordinator, CoordinatorConfig, CoordinatorHandle};
 use thalweg_core::metadata::Endpoint;
-use thalweg_core::{BrokerId, NodeId};
+use thalweg_core::{BrokerId, CoordinatorId, NodeId};
 use thalweg_log::storage::OsStorage;
 use thalweg_runtime::Shutdown;
+use thalweg_runtime::observe::Registry;
 use tokio::task::{JoinError, JoinSet};
 
 /// The port of the first of several controllers lies so far behind that of the first broker, as in the defaults of
@@ -22,52 +25,99 @@ const CONTROLLER_PORTS: u16 = 198;
 /// The replication factor of new topics at most, if nothing else is said.
 const DEFAULT_REPLICAS: u16 = 3;
 
+/// Partitions of the topic that keeps consumer groups: a desk has few of them, and each partition is a folder to make at the first
+/// start.
+const OFFSETS_TOPIC_PARTITIONS: i32 = 8;
+
+/// Everything that runs, each kind with its own end: coordinators stop first, because they write through the brokers, and
+/// controllers last, because all others tell them goodbye.
+#[derive(Default)]
+struct Parts {
+    controllers: Vec<Controller>,
+    brokers: Vec<BrokerHandle>,
+    coordinators: Vec<CoordinatorHandle>,
+    stop_controllers: Shutdown,
+    stop_brokers: Shutdown,
+    stop_coordinators: Shutdown,
+}
+
 /// Runs until SIGTERM or Ctrl-C.
 pub async fn run(args: DevArgs) -> Result<(), CliError> {
     let process = Process::begin(&args.server, "warn")?;
     let listen = resolve("--listen", &args.listen).await?;
-    // The controllers outlive the brokers, which tell them goodbye.
-    let controllers_shutdown = Shutdown::new();
-    let controllers = match start_controllers(&args, listen, &controllers_shutdown).await {
-        Ok(controllers) => controllers,
-        Err(error) => {
-            controllers_shutdown.trigger();
-            return Err(error);
-        }
+    let mut parts = Parts::default();
+    let started = tokio::select! {
+        started = parts.start(&args, listen) => started,
+        // Asked to stop before it was there.
+        () = process.shutdown.triggered() => Ok(false),
     };
-    let addresses: Vec<String> = controllers.iter().map(|one| one.listen_addr().to_string()).collect();
-    let mut brokers = Vec::new();
-    let mut result = start_brokers(&args, listen, &addresses, &process.shutdown, &mut brokers).await;
-    let started = result.is_ok();
-    if started {
-        greet(&brokers);
+    if let Ok(true) = started {
+        parts.observe(&process.metrics);
+        greet(&process, &parts.brokers).await;
     }
-    let mut stopping: JoinSet<_> = brokers.into_iter().map(BrokerHandle::join).collect();
-    if started {
-        // Either may die on its own; then the other is stopped too.
-        tokio::select! {
-            () = process.shutdown.triggered() => {}
-            () = controllers_shutdown.triggered() => {}
-            // A broker that lost its disk, or a part of it.
-            Some(ended) = stopping.join_next() => result = stopped(ended),
-        }
-    }
-    process.shutdown.trigger();
-    while let Some(ended) = stopping.join_next().await {
-        result = result.and(stopped(ended));
-    }
-    controllers_shutdown.trigger();
-    for controller in controllers {
-        result = result.and(controller.join().await.map_err(CliError::failed));
-    }
-    result
+    parts.run(process.shutdown, started).await
 }
 
-fn stopped(ended: Result<Result<(), BrokerError>, JoinError>) -> Result<(), CliError> {
-    match ended {
-        Ok(stopped) => stopped.map_err(CliError::failed),
-        Err(died) => Err(CliError::failed(format_args!("a broker's stop died: {died}"))),
+impl Parts {
+    async fn start(&mut self, args: &DevArgs, listen: SocketAddr) -> Result<bool, CliError> {
+        self.controllers = start_controllers(args, listen, &self.stop_controllers).await?;
+        let controllers: Vec<String> =
+            self.controllers.iter().map(|one| one.listen_addr().to_string()).collect();
+        start_brokers(args, listen, &controllers, &self.stop_brokers, &mut self.brokers).await?;
+        for index in 0..args.coordinators {
+            let id = CoordinatorId(i32::from(index));
+            let config = CoordinatorConfig::new(id, controllers.clone());
+            let coordinator = Coordinator::start(config, self.stop_coordinators.clone()).await;
+            self.coordinators.push(coordinator.map_err(coordinator_not_started)?);
+        }
+        Ok(true)
     }
+
+    fn observe(&self, metrics: &Registry) {
+        self.controllers.iter().for_each(|controller| controller.observe(metrics));
+        self.brokers.iter().for_each(|broker| broker.observe(metrics));
+        self.coordinators.iter().for_each(|coordinator| coordinator.observe(metrics));
+    }
+
+    /// Waits for the end, and stops all parts, in their order. The first failure is what is told.
+    async fn run(self, asked: Shutdown, started: Result<bool, CliError>) -> Result<(), CliError> {
+        let mut coordinators: Ends = self.coordinators.into_iter().map(|one| ended(one.join())).collect();
+        let mut brokers: Ends = self.brokers.into_iter().map(|one| ended(one.join())).collect();
+        let mut result = match started {
+            Err(error) => Err(error),
+            Ok(false) => Ok(()),
+            // Any may die on its own; then the others are stopped too.
+            Ok(true) => tokio::select! {
+                () = asked.triggered() => Ok(()),
+                () = self.stop_controllers.triggered() => Ok(()),
+                // A broker that lost its disk, or a part of it.
+                Some(ended) = brokers.join_next() => stopped(ended),
+                Some(ended) = coordinators.join_next() => stopped(ended),
+            },
+        };
+        for (stop, mut ends) in [(self.stop_coordinators, coordinators), (self.stop_brokers, brokers)] {
+            stop.trigger();
+            while let Some(ended) = ends.join_next().await {
+                result = result.and(stopped(ended));
+            }
+        }
+        self.stop_controllers.trigger();
+        for controller in self.controllers {
+            result = result.and(controller.join().await.map_err(CliError::failed));
+        }
+        result
+    }
+}
+
+/// The ends of all parts of a kind.
+type Ends = JoinSet<Result<(), CliError>>;
+
+async fn ended<E: Display>(end: impl Future<Output = Result<(), E>>) -> Result<(), CliError> {
+    end.await.map_err(CliError::failed)
+}
+
+fn stopped(ended: Result<Result<(), CliError>, JoinError>) -> Result<(), CliError> {
+    ended.unwrap_or_else(|died| Err(CliError::failed(format_args!("a part's stop died: {died}"))))
 }
 
 async fn start_controllers(
@@ -85,6 +135,8 @@ async fn start_controllers(
         let config = ControllerConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             default_replication_factor,
+            offsets_topic_partitions: OFFSETS_TOPIC_PARTITIONS,
+            offsets_topic_replication_factor: default_replication_factor,
             ..ControllerConfig::new(node_id, voters.clone(), nth(&args.data_dir, "controller", index))
         };
         Controller::start(config, shutdown.clone())
@@ -166,10 +218,12 @@ fn nth(data_dir: &Path, kind: &str, index: u16) -> PathBuf {
     data_dir.join(if index == 0 { kind.to_owned() } else { format!("{kind}-{index}") })
 }
 
-fn greet(brokers: &[BrokerHandle]) {
+async fn greet(process: &Process, brokers: &[BrokerHandle]) {
     let endpoints: Vec<SocketAddr> = brokers.iter().map(BrokerHandle::listen_addr).map(from_here).collect();
     let Some((broker, others)) = brokers.split_first() else { return };
-    ready(broker.listen_addr());
+    process
+        .serves(broker.listen_addr(), &["thalweg.controller", "thalweg.broker", "thalweg.coordinator"])
+        .await;
     for other in others {
         say(&format!("broker on {}", other.listen_addr()));
     }
