@@ -1,6 +1,6 @@
 //! What the parts of a run share: the phase it is in, and the history that is written down.
 
-use crate::checker::{History, Partition, Process, Value};
+use crate::checker::{Group, History, Partition, Process, Value};
 use crate::dice::Dice;
 use crate::{checker, determinism};
 use std::cell::{Cell, RefCell};
@@ -20,6 +20,8 @@ pub enum Phase {
     Finish,
     /// Every partition is read from its start to its end.
     Drain,
+    /// Groups get to where the drain got.
+    Settle,
     /// Nothing more to do.
     Done,
 }
@@ -39,6 +41,23 @@ pub struct Topic {
 pub const TOPICS: [Topic; 2] = [
     Topic { name: "firm", partitions: 3, min_insync: 2 },
     Topic { name: "thin", partitions: 2, min_insync: 1 },
+];
+
+/// A consumer group of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupPlan {
+    /// Its number in the history.
+    pub group: Group,
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it commits automatically. Those commits are not in the history.
+    pub auto: bool,
+}
+
+/// One group whose members commit themselves, and one that commits automatically.
+pub const GROUPS: [GroupPlan; 2] = [
+    GroupPlan { group: Group(0), name: "by-hand", auto: false },
+    GroupPlan { group: Group(1), name: "by-itself", auto: true },
 ];
 
 /// Every partition, numbered over the topics.
@@ -61,9 +80,12 @@ pub struct Board {
     phase: Cell<Phase>,
     next_process: Cell<u32>,
     next_value: Cell<u64>,
+    next_session: Cell<u32>,
     dice: RefCell<Dice>,
     /// What happened so far.
     pub history: RefCell<History>,
+    /// Why groups are not settled, as of the last look.
+    pub unsettled: RefCell<String>,
     /// Producers that have not finished.
     pub working: Cell<u32>,
 }
@@ -75,8 +97,10 @@ impl Board {
             phase: Cell::new(Phase::Setup),
             next_process: Cell::new(1),
             next_value: Cell::new(1),
+            next_session: Cell::new(1),
             dice: RefCell::new(dice),
             history: RefCell::default(),
+            unsettled: RefCell::default(),
             working: Cell::new(0),
         }
     }
@@ -111,6 +135,13 @@ impl Board {
         let value = self.next_value.get();
         self.next_value.set(value + 1);
         Value(value)
+    }
+
+    /// A session of polls that no other member's hold has.
+    pub fn session(&self) -> u32 {
+        let session = self.next_session.get();
+        self.next_session.set(session + 1);
+        session
     }
 
     /// Dice for one client.

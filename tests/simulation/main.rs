@@ -54,7 +54,7 @@ fn one_run() {
     plan.brokers = number("THALWEG_SIM_BROKERS").map_or(plan.brokers, |brokers| brokers as usize);
     plan.controllers = number("THALWEG_SIM_CONTROLLERS").map_or(plan.controllers, |number| number as usize);
     if let Ok(name) = env::var("THALWEG_SIM_PROFILE") {
-        plan.profile = Profile::named(&name).expect("mixed, blackouts or volumes");
+        plan.profile = Profile::named(&name).expect("mixed, blackouts, volumes or coordinators");
     }
     plan.planted = env::var("THALWEG_SIM_PLANTED").ok();
     let show = env::var("THALWEG_SIM_SHOW").map_or(LevelFilter::OFF, |text| text.parse().expect("a level"));
@@ -87,9 +87,13 @@ fn every_planted_bug_is_found() {
             Bug::AckBeforeSync => Profile::Blackouts,
             Bug::IsrWithoutEpochs => Profile::Volumes,
             Bug::HighWatermarkAhead | Bug::TruncateToHighWatermark | Bug::NoDeduplication => Profile::Mixed,
+            Bug::CommitBeforeDurable | Bug::CommitOfAnybody | Bug::MoveBeforeGivenBack => {
+                Profile::Coordinators
+            }
         };
+        let groups = profile == Profile::Coordinators;
         let (planted, faults_for) = (Some(bug.name().to_owned()), BUG_SECONDS);
-        let plan = |seed| Plan { planted: planted.clone(), profile, faults_for, ..Plan::new(seed) };
+        let plan = |seed| Plan { planted: planted.clone(), profile, groups, faults_for, ..Plan::new(seed) };
         let (mut seeds, mut seen) = (1..=BUG_SEEDS, None);
         let found = std::cell::Cell::new(false);
         child::run_all(
@@ -109,11 +113,21 @@ fn every_planted_bug_is_found() {
     assert_eq!(unseen, [""; 0], "these bugs were not found");
 }
 
-/// Whether an anomaly is about records: a panic or a cluster that hangs proves nothing.
+/// Whether an anomaly is about records or offsets: a panic or a cluster that hangs proves nothing.
 fn is_loss(anomaly: &str) -> bool {
     use checker::Kind;
-    let kinds =
-        [Kind::LostWrite, Kind::Unseen, Kind::Duplicate, Kind::InconsistentOffsets, Kind::ReplicasDiffer];
+    let kinds = [
+        Kind::LostWrite,
+        Kind::Unseen,
+        Kind::Duplicate,
+        Kind::InconsistentOffsets,
+        Kind::ReplicasDiffer,
+        Kind::DoubleOwnership,
+        Kind::ZombieCommit,
+        Kind::LostCommit,
+        Kind::GroupSkip,
+        Kind::Undelivered,
+    ];
     kinds.iter().any(|kind| anomaly.starts_with(kind.name()))
 }
 
@@ -137,18 +151,21 @@ fn no_seed_shows_an_anomaly() {
         total.sent += outcome.sent;
         total.acknowledged += outcome.acknowledged;
         total.read += outcome.read;
+        total.commits += outcome.commits;
         if !outcome.anomalies.is_empty() {
             broken.push(plan.seed);
             total.anomalies.extend(outcome.anomalies);
         }
     });
     println!(
-        "in all: {:.2} simulated hours, {} faults, {} records sent, {} acknowledged as durable, {} read, {} anomalies",
+        "in all: {:.2} simulated hours, {} faults, {} records sent, {} acknowledged as durable, {} read, {} offsets committed, \
+         {} anomalies",
         total.simulated.as_secs_f64() / 3600.0,
         total.faults,
         total.sent,
         total.acknowledged,
         total.read,
+        total.commits,
         total.anomalies.len()
     );
     assert_eq!(broken, [0; 0], "these seeds show anomalies");
@@ -157,13 +174,15 @@ fn no_seed_shows_an_anomaly() {
 
 fn describe(plan: &Plan, outcome: &Outcome) {
     println!(
-        "seed {}: {} simulated seconds, {} faults, {} records sent, {} acknowledged as durable, {} read, {} anomalies",
+        "seed {}: {} simulated seconds, {} faults, {} records sent, {} acknowledged as durable, {} read, {} offsets committed, \
+         {} anomalies",
         plan.seed,
         outcome.simulated.as_secs(),
         outcome.faults,
         outcome.sent,
         outcome.acknowledged,
         outcome.read,
+        outcome.commits,
         outcome.anomalies.len()
     );
     for anomaly in outcome.anomalies.iter().take(20) {

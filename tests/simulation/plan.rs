@@ -12,10 +12,12 @@ pub enum Profile {
     Blackouts,
     /// Mostly brokers that come back with an empty disk.
     Volumes,
+    /// Mostly coordinators that are killed, cut off or slow.
+    Coordinators,
 }
 
 impl Profile {
-    const ALL: [Profile; 3] = [Profile::Mixed, Profile::Blackouts, Profile::Volumes];
+    const ALL: [Profile; 4] = [Profile::Mixed, Profile::Blackouts, Profile::Volumes, Profile::Coordinators];
 
     /// The profile of that name.
     pub fn named(name: &str) -> Option<Profile> {
@@ -27,6 +29,7 @@ impl Profile {
             Profile::Mixed => "mixed",
             Profile::Blackouts => "blackouts",
             Profile::Volumes => "volumes",
+            Profile::Coordinators => "coordinators",
         }
     }
 }
@@ -44,6 +47,8 @@ pub struct Plan {
     pub brokers: usize,
     /// Which faults are drawn.
     pub profile: Profile,
+    /// Whether there are coordinators, and consumer groups.
+    pub groups: bool,
     /// The bug that is planted, if any.
     pub planted: Option<String>,
     /// Hash every message on the network too: slower.
@@ -54,16 +59,25 @@ pub struct Plan {
 const USUAL: Duration = Duration::from_secs(300);
 
 impl Plan {
-    /// The usual cluster: three controllers and three brokers.
+    /// The usual cluster: three controllers, three brokers and two coordinators.
     pub fn new(seed: u64) -> Plan {
-        let (controllers, brokers, profile) = (3, 3, Profile::Mixed);
-        Plan { seed, faults_for: USUAL, controllers, brokers, profile, planted: None, trace_network: false }
+        Plan {
+            seed,
+            faults_for: USUAL,
+            controllers: 3,
+            brokers: 3,
+            profile: Profile::Mixed,
+            groups: true,
+            planted: None,
+            trace_network: false,
+        }
     }
 
     /// The plan of a seed in a set: now and then with many faults of one kind.
     pub fn of_set(seed: u64) -> Plan {
         let profile = match seed % 6 {
             0 => Profile::Volumes,
+            3 => Profile::Coordinators,
             5 => Profile::Blackouts,
             _ => Profile::Mixed,
         };
@@ -72,10 +86,10 @@ impl Plan {
 
     /// As one line, for a child process.
     pub fn encode(&self) -> String {
-        let Plan { seed, faults_for, controllers, brokers, profile, planted, trace_network } = self;
+        let Plan { seed, faults_for, controllers, brokers, profile, groups, planted, trace_network } = self;
         json!({
             "seed": seed, "faults_for": faults_for.as_secs(), "controllers": controllers, "brokers": brokers,
-            "profile": profile.name(), "planted": planted, "trace_network": trace_network,
+            "profile": profile.name(), "groups": groups, "planted": planted, "trace_network": trace_network,
         })
         .to_string()
     }
@@ -89,6 +103,7 @@ impl Plan {
             controllers: value["controllers"].as_u64()? as usize,
             brokers: value["brokers"].as_u64()? as usize,
             profile: Profile::named(value["profile"].as_str()?)?,
+            groups: value["groups"].as_bool()?,
             planted: value["planted"].as_str().map(str::to_owned),
             trace_network: value["trace_network"].as_bool()?,
         })
@@ -106,8 +121,10 @@ pub struct Outcome {
     pub sent: u64,
     /// Records that were acknowledged.
     pub acknowledged: u64,
-    /// Records that readers were given, the drain not counted.
+    /// Records that readers were given, members of groups among them, the drain not counted.
     pub read: u64,
+    /// Offsets of groups that were committed, as far as clients know.
+    pub commits: u64,
     /// What went wrong, a sentence each.
     pub anomalies: Vec<String>,
     /// A hash of all that was said and seen.
@@ -119,10 +136,11 @@ pub struct Outcome {
 impl Outcome {
     /// As one line, for the parent process.
     pub fn encode(&self) -> String {
-        let Outcome { simulated, faults, sent, acknowledged, read, anomalies, digest, events } = self;
+        let Outcome { simulated, faults, sent, acknowledged, read, commits, anomalies, digest, events } =
+            self;
         json!({
             "simulated": simulated.as_millis() as u64, "faults": faults, "sent": sent, "acknowledged": acknowledged,
-            "read": read, "anomalies": anomalies, "digest": digest, "events": events,
+            "read": read, "commits": commits, "anomalies": anomalies, "digest": digest, "events": events,
         })
         .to_string()
     }
@@ -137,6 +155,7 @@ impl Outcome {
             sent: number("sent")?,
             acknowledged: number("acknowledged")?,
             read: number("read")?,
+            commits: number("commits")?,
             anomalies: value["anomalies"]
                 .as_array()?
                 .iter()

@@ -25,6 +25,9 @@ const FINISH_LIMIT: Duration = Duration::from_secs(120);
 /// And everything must have been read so long after that.
 const DRAIN_LIMIT: Duration = Duration::from_secs(900);
 
+/// And groups must be stable and have read everything so long after that.
+const SETTLE_LIMIT: Duration = Duration::from_secs(90);
+
 /// What panicked, wherever it was caught.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -90,8 +93,13 @@ fn drive(plan: &Plan) -> Outcome {
                 anomalies.push(format!("not-healed: not drained after {lasts:?}"));
                 break;
             }
+            Phase::Settle if lasts > SETTLE_LIMIT => {
+                let why = board.unsettled.borrow();
+                anomalies.push(format!("not-healed: groups are not settled after {lasts:?}: {why}"));
+                board.enter(Phase::Done);
+            }
             Phase::Done => break,
-            Phase::Setup | Phase::Healed | Phase::Finish | Phase::Drain => {}
+            Phase::Setup | Phase::Healed | Phase::Finish | Phase::Drain | Phase::Settle => {}
         }
     }
     anomalies.extend(board.check().iter().map(ToString::to_string));
@@ -110,6 +118,7 @@ fn drive(plan: &Plan) -> Outcome {
         sent: history.sends.len() as u64,
         acknowledged: durable as u64,
         read: history.polls.iter().map(|poll| poll.records.len() as u64).sum(),
+        commits: history.groups.commits.iter().filter(|commit| commit.acked.is_some()).count() as u64,
         anomalies,
         digest,
         events,

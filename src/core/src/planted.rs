@@ -19,16 +19,25 @@ pub enum Bug {
     IsrWithoutEpochs,
     /// The log appends a batch of an idempotent producer that it has already.
     NoDeduplication,
+    /// The coordinator acknowledges a commit before its record is durable.
+    CommitBeforeDurable,
+    /// The coordinator takes anybody's commit, whoever has the partition now.
+    CommitOfAnybody,
+    /// A group's partition goes to its next owner before the former has given it back.
+    MoveBeforeGivenBack,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 5] = [
+    pub const ALL: [Bug; 8] = [
         Bug::HighWatermarkAhead,
         Bug::TruncateToHighWatermark,
         Bug::AckBeforeSync,
         Bug::IsrWithoutEpochs,
         Bug::NoDeduplication,
+        Bug::CommitBeforeDurable,
+        Bug::CommitOfAnybody,
+        Bug::MoveBeforeGivenBack,
     ];
 
     /// Its name for people.
@@ -39,6 +48,9 @@ impl Bug {
             Bug::AckBeforeSync => "ack-before-sync",
             Bug::IsrWithoutEpochs => "isr-without-epochs",
             Bug::NoDeduplication => "no-deduplication",
+            Bug::CommitBeforeDurable => "commit-before-durable",
+            Bug::CommitOfAnybody => "commit-of-anybody",
+            Bug::MoveBeforeGivenBack => "move-before-given-back",
         }
     }
 

@@ -28,6 +28,18 @@ pub enum Kind {
     WatermarkWentBack,
     /// Replicas differ below the high watermark after healing.
     ReplicasDiffer,
+    /// Two members of a group had a partition at the same time, though both looked at their clocks.
+    DoubleOwnership,
+    /// A commit was accepted though a later owner of the partition had committed.
+    ZombieCommit,
+    /// A committed offset was read that an acknowledged commit had replaced, or that nobody had committed.
+    LostCommit,
+    /// A committed offset was read that lies before one that was read earlier.
+    CommitWentBack,
+    /// A group stood behind a record that none of its members had been given.
+    GroupSkip,
+    /// A record was never given to any member of a group.
+    Undelivered,
     /// Some time after healing, a partition could still not be written or read to its end.
     NotHealed,
 }
@@ -47,6 +59,12 @@ impl Kind {
             Kind::Phantom => "phantom",
             Kind::WatermarkWentBack => "watermark-went-back",
             Kind::ReplicasDiffer => "replicas-differ",
+            Kind::DoubleOwnership => "double-ownership",
+            Kind::ZombieCommit => "zombie-commit",
+            Kind::LostCommit => "lost-commit",
+            Kind::CommitWentBack => "commit-went-back",
+            Kind::GroupSkip => "group-skip",
+            Kind::Undelivered => "undelivered",
             Kind::NotHealed => "not-healed",
         }
     }

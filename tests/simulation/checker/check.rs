@@ -5,6 +5,7 @@
 //! ```
 
 use super::anomaly::{Anomaly, Kind};
+use super::check_groups::check_groups;
 use super::history::{History, Outcome, Partition, Process, Send, Value};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -20,12 +21,13 @@ pub fn check(history: &History) -> Vec<Anomaly> {
     polls(history, &seen, &mut found);
     orders(history, &seen, &mut found);
     watermarks(history, &mut found);
+    check_groups(history, &seen, &mut found);
     found.sort_by_key(|anomaly| anomaly.kind);
     found
 }
 
 /// Where each value was seen.
-struct Seen<'a> {
+pub(super) struct Seen<'a> {
     sends: HashMap<Value, &'a Send>,
     /// By readers, the drain among them.
     read: BTreeMap<(Partition, i64), BTreeSet<Value>>,
@@ -34,7 +36,7 @@ struct Seen<'a> {
     /// Where readers found a value.
     places: BTreeMap<Value, BTreeSet<(Partition, i64)>>,
     /// What was there in the end, of the partitions that were read to it.
-    last: BTreeMap<Partition, BTreeMap<i64, Value>>,
+    pub(super) last: BTreeMap<Partition, BTreeMap<i64, Value>>,
 }
 
 impl<'a> Seen<'a> {
@@ -66,6 +68,12 @@ impl<'a> Seen<'a> {
             seen.last.entry(drain.partition).or_default().extend(drain.records.iter().copied());
         }
         seen
+    }
+
+    /// Where readers found records of a partition, in order.
+    pub(super) fn offsets(&self, partition: Partition) -> impl Iterator<Item = i64> {
+        let all = self.read.range((partition, i64::MIN)..=(partition, i64::MAX));
+        all.map(|((_, offset), _)| *offset)
     }
 
     /// The first record that readers know of strictly between two offsets.
@@ -159,6 +167,11 @@ fn lost_writes(history: &History, seen: &Seen, found: &mut Vec<Anomaly>) {
 /// Every reader's way through a partition, also through one poll.
 fn polls(history: &History, seen: &Seen, found: &mut Vec<Anomaly>) {
     let mut ways: BTreeMap<(Process, u32, Partition), Vec<i64>> = BTreeMap::new();
+    for hold in &history.groups.holds {
+        // A member begins where it was told to.
+        let Some(start) = hold.start else { continue };
+        ways.insert((hold.process, hold.session, hold.partition), vec![start - 1]);
+    }
     for poll in &history.polls {
         let way = ways.entry((poll.process, poll.session, poll.partition)).or_default();
         way.extend(poll.records.iter().map(|(offset, _)| *offset));

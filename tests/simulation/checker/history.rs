@@ -1,5 +1,6 @@
 //! What clients did and saw: the only thing that the checker looks at.
 
+use super::groups::GroupHistory;
 use std::time::Duration;
 
 /// Simulated time since the start of a run.
@@ -125,6 +126,8 @@ pub struct History {
     pub watermarks: Vec<Watermark>,
     /// One for each partition.
     pub drains: Vec<Drain>,
+    /// What members of groups did and saw.
+    pub groups: GroupHistory,
 }
 
 impl History {

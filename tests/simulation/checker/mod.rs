@@ -6,10 +6,16 @@
 
 mod anomaly;
 mod check;
+mod check_groups;
+#[cfg(test)]
+mod group_tests;
+mod groups;
 mod history;
 #[cfg(test)]
 mod tests;
 
 pub use anomaly::{Anomaly, Kind};
 pub use check::check;
+pub use check_groups::behind;
+pub use groups::{CommitId, Group, Hold, HoldId, OffsetRead};
 pub use history::{Drain, History, Outcome, Partition, Poll, Process, Promise, Send, Value, Watermark};

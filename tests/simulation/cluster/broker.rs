@@ -42,8 +42,9 @@ pub struct Running {
     pub metadata: Arc<MetadataStore>,
 }
 
+/// The simulated wall clock.
 #[derive(Debug)]
-struct SimClock;
+pub struct SimClock;
 
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {

@@ -11,6 +11,8 @@ use tokio::time::sleep;
 
 /// Where services connect.
 pub const PORT: u16 = 9490;
+/// Shards of groups.
+const OFFSETS_PARTITIONS: i32 = 4;
 /// A process that ended by itself is started again after this.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
@@ -20,13 +22,15 @@ pub struct ControllerNode {
     id: u64,
     name: String,
     endpoints: Vec<String>,
+    offsets_replicas: i32,
     disk: MemDisk,
 }
 
 impl ControllerNode {
-    /// A controller that has never run. All founders are given the same endpoints; theirs is number `id`, from 1.
-    pub fn new(id: u64, name: String, endpoints: Vec<String>) -> ControllerNode {
-        ControllerNode { id, name, endpoints, disk: MemDisk::new() }
+    /// A controller that has never run. All founders are given the same endpoints; theirs is number `id`, from 1. The topic of
+    /// committed offsets gets so many replicas.
+    pub fn new(id: u64, name: String, endpoints: Vec<String>, offsets_replicas: i32) -> ControllerNode {
+        ControllerNode { id, name, endpoints, offsets_replicas, disk: MemDisk::new() }
     }
 
     /// Runs the process; again, whenever it ends by itself.
@@ -45,7 +49,11 @@ impl ControllerNode {
             id: NodeId(id),
             endpoint: endpoint.parse().expect("our names are good"),
         });
-        let config = ControllerConfig::new(NodeId(self.id), voters.collect(), PathBuf::from("/data"));
+        let config = ControllerConfig {
+            offsets_topic_partitions: OFFSETS_PARTITIONS,
+            offsets_topic_replication_factor: self.offsets_replicas,
+            ..ControllerConfig::new(NodeId(self.id), voters.collect(), PathBuf::from("/data"))
+        };
         let seams = ControllerSeams {
             dialer: net::dialer(),
             incoming: net::listen(PORT).await.map_err(|error| text(&error))?,

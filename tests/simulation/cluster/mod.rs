@@ -3,6 +3,7 @@
 mod broker;
 mod compare;
 mod controller;
+mod coordinator;
 mod roster;
 
 pub use broker::BrokerNode;
@@ -13,11 +14,13 @@ use crate::dice::Dice;
 use crate::plan::Plan;
 use crate::workload;
 use controller::ControllerNode;
+use coordinator::CoordinatorNode;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use thalweg_core::BrokerEpoch;
+use thalweg_core::group::OFFSETS_TOPIC;
 use thalweg_core::metadata::{MetadataImage, PartitionImage};
 use thalweg_log::storage::SimStorage;
 
@@ -32,6 +35,8 @@ pub const MAX_LATENCY: Duration = Duration::from_millis(25);
 const TCP_SEGMENTS: usize = 4096;
 /// Machines with clients on them; each has a producer, a reader and one who asks for ends.
 const CLIENTS: usize = 3;
+/// Coordinators, of a run with groups.
+const COORDINATORS: i32 = 2;
 /// Longer than any run.
 const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 
@@ -60,7 +65,8 @@ impl Cluster {
         let endpoints: Vec<String> =
             voters.iter().map(|name| format!("{name}:{}", controller::PORT)).collect();
         for (index, name) in voters.iter().enumerate() {
-            let node = ControllerNode::new(index as u64 + 1, name.clone(), endpoints.clone());
+            let replicas = plan.brokers.min(3) as i32;
+            let node = ControllerNode::new(index as u64 + 1, name.clone(), endpoints.clone(), replicas);
             sim.host(name.as_str(), move || node.clone().run());
             roster.add(name.clone(), NodeKind::Controller);
         }
@@ -72,11 +78,24 @@ impl Cluster {
             sim.host(name.as_str(), move || node.clone().run());
             roster.add(name, NodeKind::Broker);
         }
+        for id in 1..=if plan.groups { COORDINATORS } else { 0 } {
+            let name = format!("coordinator-{id}");
+            let node = CoordinatorNode::new(id, name.clone(), endpoints.clone());
+            sim.host(name.as_str(), move || node.clone().run());
+            roster.add(name, NodeKind::Coordinator);
+        }
         let bootstrap: Vec<String> =
             brokers.keys().map(|name| format!("{name}:{}", broker::PUBLIC_PORT)).collect();
         for index in 1..=CLIENTS {
             let name = format!("client-{index}");
-            sim.client(name.as_str(), client(Rc::clone(board), bootstrap.clone(), plan.brokers, index == 1));
+            let work = Work {
+                board: Rc::clone(board),
+                bootstrap: bootstrap.clone(),
+                brokers: plan.brokers,
+                groups: plan.groups,
+                index,
+            };
+            sim.client(name.as_str(), work.run());
             roster.add(name, NodeKind::Client);
         }
         Cluster { sim, roster, brokers }
@@ -141,8 +160,8 @@ impl Cluster {
         self.brokers.values().all(|broker| {
             let Some(running) = broker.running() else { return false };
             let image = running.metadata.snapshot();
-            TOPICS.iter().all(|topic| {
-                let partitions = image.topic(topic.name).map(|topic| topic.partitions.as_slice());
+            TOPICS.iter().map(|topic| topic.name).chain([OFFSETS_TOPIC]).all(|topic| {
+                let partitions = image.topic(topic).map(|topic| topic.partitions.as_slice());
                 partitions.unwrap_or_default().iter().all(|one| one.isr.len() == self.brokers.len().min(3))
             })
         })
@@ -173,22 +192,42 @@ fn partitions_of(image: &MetadataImage) -> impl Iterator<Item = &PartitionImage>
     topics.flat_map(|topic| topic.partitions.iter().map(AsRef::as_ref))
 }
 
-async fn client(board: Rc<Board>, bootstrap: Vec<String>, brokers: usize, first: bool) -> turmoil::Result {
-    if first {
-        workload::create_topics(&board, &bootstrap, brokers).await;
-        board.enter(Phase::Faults);
+/// What one client machine does.
+struct Work {
+    board: Rc<Board>,
+    bootstrap: Vec<String>,
+    brokers: usize,
+    groups: bool,
+    index: usize,
+}
+
+impl Work {
+    async fn run(self) -> turmoil::Result {
+        let Work { board, bootstrap, brokers, groups, index } = self;
+        let first = index == 1;
+        if first {
+            workload::create_topics(&board, &bootstrap, brokers).await;
+            board.enter(Phase::Faults);
+        }
+        let producing = tokio::task::spawn_local(workload::produce(Rc::clone(&board), bootstrap.clone()));
+        let reading = tokio::task::spawn_local(workload::read(Rc::clone(&board), bootstrap.clone()));
+        let asking = tokio::task::spawn_local(workload::ask_ends(Rc::clone(&board), bootstrap.clone()));
+        if groups {
+            workload::consume(&board, &bootstrap, index);
+        }
+        producing.await?;
+        reading.await?;
+        asking.await?;
+        board.reached(Phase::Drain).await;
+        if first {
+            workload::drain(Rc::clone(&board), bootstrap.clone()).await;
+            board.enter(Phase::Settle);
+            if groups {
+                workload::settle(&board, &bootstrap).await;
+            }
+            board.enter(Phase::Done);
+        }
+        board.reached(Phase::Done).await;
+        Ok(())
     }
-    let producing = tokio::task::spawn_local(workload::produce(Rc::clone(&board), bootstrap.clone()));
-    let reading = tokio::task::spawn_local(workload::read(Rc::clone(&board), bootstrap.clone()));
-    let asking = tokio::task::spawn_local(workload::ask_ends(Rc::clone(&board), bootstrap.clone()));
-    producing.await?;
-    reading.await?;
-    asking.await?;
-    board.reached(Phase::Drain).await;
-    if first {
-        workload::drain(Rc::clone(&board), bootstrap).await;
-        board.enter(Phase::Done);
-    }
-    board.reached(Phase::Done).await;
-    Ok(())
 }

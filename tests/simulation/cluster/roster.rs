@@ -7,6 +7,8 @@ pub enum NodeKind {
     Controller,
     /// A broker.
     Broker,
+    /// A coordinator of groups.
+    Coordinator,
     /// A machine with clients on it.
     Client,
 }

@@ -5,6 +5,9 @@ use crate::dice::Dice;
 use crate::plan::Profile;
 use std::time::Duration;
 
+/// How slow a lagging node is at most.
+const LAG: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(6));
+
 /// Something that goes wrong for a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
@@ -58,6 +61,13 @@ pub enum Fault {
         /// At most so long.
         at_most: Duration,
     },
+    /// Everything that one node sends or is sent takes long: what it did before it was given up arrives after.
+    Lagging {
+        /// Which.
+        node: String,
+        /// At most so long.
+        at_most: Duration,
+    },
     /// A broker's disk has so many bytes left.
     FullDisk {
         /// Which.
@@ -86,13 +96,22 @@ impl Fault {
     ) -> Option<Fault> {
         let brokers = roster.of(NodeKind::Broker);
         let controllers = roster.of(NodeKind::Controller);
-        let servers: Vec<String> = brokers.iter().chain(&controllers).cloned().collect();
+        let coordinators = roster.of(NodeKind::Coordinator);
+        let servers: Vec<String> = brokers.iter().chain(&controllers).chain(&coordinators).cloned().collect();
         let all = roster.all();
         let spare = |group: &[String]| {
             let away = group.iter().filter(|node| down.contains(node)).count();
-            !calm || away < (group.len() - 1) / 2 || (group.len() == 1 && away == 0)
+            // One coordinator can do everything.
+            let least = if group == coordinators { 1 } else { group.len() / 2 + 1 };
+            !calm || away + least < group.len() || (group.len() == 1 && away == 0)
         };
-        let group = if dice.chance(70) { &brokers } else { &controllers };
+        let group = match dice.below(100) {
+            0..70 if coordinators.is_empty() => &brokers,
+            _ if coordinators.is_empty() => &controllers,
+            0..50 => &brokers,
+            50..68 => &controllers,
+            _ => &coordinators,
+        };
         let victim = dice.pick(group).clone();
         let crashable = spare(group) && !down.contains(&victim);
         let is_broker = brokers.contains(&victim);
@@ -100,6 +119,12 @@ impl Fault {
         match profile {
             Profile::Blackouts if favourite && down.is_empty() => {
                 return Some(Fault::Blackout { nodes: brokers });
+            }
+            Profile::Coordinators if favourite && !coordinators.is_empty() => {
+                let crashable = spare(&coordinators);
+                let node = dice.pick(&coordinators).clone();
+                let crashable = crashable && !down.contains(&node);
+                return Some(Fault::of_coordinator(dice, node, &all, crashable));
             }
             Profile::Volumes if favourite => return Fault::lost_volume(dice, &brokers, whole, busiest),
             _ => {}
@@ -138,9 +163,27 @@ impl Fault {
             }
             84..92 => Some(Fault::FullDisk { node: dice.pick(&brokers).clone(), left: dice.below(64 << 10) }),
             92..96 if crashable && is_broker => Some(Fault::SyncFails { node: victim }),
+            96..100 if coordinators.contains(&victim) => {
+                Some(Fault::Lagging { node: victim, at_most: dice.time(LAG.0, LAG.1) })
+            }
             _ => None,
         }
     }
+
+    /// What a coordinator suffers: a crash, or that it lives on while others take it for dead.
+    fn of_coordinator(dice: &mut Dice, node: String, all: &[String], crashable: bool) -> Fault {
+        match dice.below(100) {
+            0..35 if crashable => Fault::Kill { node },
+            35..50 if crashable => Fault::PowerCut { node },
+            50..70 => Fault::Lagging { node, at_most: dice.time(LAG.0, LAG.1) },
+            70..85 => {
+                let controllers = |other: &&String| other.starts_with("controller");
+                Fault::Deaf { to: all.iter().filter(controllers).cloned().collect(), from: node }
+            }
+            _ => Fault::Split { side: vec![node] },
+        }
+    }
+
     /// Only while all replicas are whole: what two lost disks held is gone by rights.
     fn lost_volume(
         dice: &mut Dice,

@@ -36,16 +36,22 @@ impl Links {
 
     /// Messages between the two take up to `at_most`.
     pub fn slow(&mut self, a: &str, b: &str, at_most: Duration, sim: &Sim) {
-        *self.slow.entry((a.to_owned(), b.to_owned())).or_default() += 1;
+        *self.slow.entry(pair(a, b)).or_default() += 1;
         sim.set_link_max_message_latency(a, b, at_most);
     }
 
     /// One slowness less between the two.
     pub fn hurry(&mut self, a: &str, b: &str, sim: &Sim) {
-        let count = self.slow.entry((a.to_owned(), b.to_owned())).or_default();
+        let count = self.slow.entry(pair(a, b)).or_default();
         *count = count.saturating_sub(1);
         if *count == 0 {
             sim.set_link_max_message_latency(a, b, MAX_LATENCY);
         }
     }
+}
+
+/// A link, whichever end is named first.
+fn pair(a: &str, b: &str) -> (String, String) {
+    let (first, second) = if a < b { (a, b) } else { (b, a) };
+    (first.to_owned(), second.to_owned())
 }

@@ -119,7 +119,8 @@ impl Nemesis {
     }
 
     fn lasts(&mut self) -> Duration {
-        let (least, most) = if self.profile == Profile::Mixed { LASTS } else { EAGER };
+        let is_long = matches!(self.profile, Profile::Mixed | Profile::Coordinators);
+        let (least, most) = if is_long { LASTS } else { EAGER };
         self.dice.time(least, most)
     }
 
@@ -164,6 +165,11 @@ impl Nemesis {
                 self.links.cut(&pairs, cluster.sim());
             }
             Fault::Slow { a, b, at_most } => self.links.slow(a, b, *at_most, cluster.sim()),
+            Fault::Lagging { node, at_most } => {
+                for other in others(cluster, node) {
+                    self.links.slow(node, &other, *at_most, cluster.sim());
+                }
+            }
             Fault::FullDisk { node, left } => {
                 let disk = cluster.disk(node);
                 disk.set_capacity(Some(disk.used_bytes() + left));
@@ -235,6 +241,11 @@ impl Nemesis {
                 self.links.mend(&pairs, cluster.sim());
             }
             Fault::Slow { a, b, .. } => self.links.hurry(a, b, cluster.sim()),
+            Fault::Lagging { node, .. } => {
+                for other in others(cluster, node) {
+                    self.links.hurry(node, &other, cluster.sim());
+                }
+            }
             Fault::FullDisk { node, .. } => cluster.disk(node).set_capacity(None),
         }
     }
@@ -250,6 +261,11 @@ fn takes_down(fault: &Fault) -> Vec<String> {
         Fault::LostVolume { node, next } => vec![node.clone(), next.clone()],
         _ => Vec::new(),
     }
+}
+
+/// Everyone but one.
+fn others(cluster: &Cluster, node: &str) -> Vec<String> {
+    cluster.roster().all().into_iter().filter(|other| other != node).collect()
 }
 
 /// Both ways between the nodes of one side and all others.

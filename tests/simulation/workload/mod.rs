@@ -2,11 +2,13 @@
 
 mod admin;
 mod drain;
+mod group;
 mod produce;
-mod read;
+pub mod read;
 
 pub use admin::create_topics;
 pub use drain::drain;
+pub use group::{consume, settle};
 pub use produce::produce;
 pub use read::{ask_ends, read};
 
@@ -18,8 +20,14 @@ use tokio::time::sleep;
 
 /// A client of the cluster; tries until there is one.
 async fn connect(bootstrap: &[String]) -> Client {
+    connect_for(bootstrap, Duration::from_secs(300)).await
+}
+
+/// The same, which takes its metadata for good for so long unless something fails.
+async fn connect_for(bootstrap: &[String], metadata_max_age: Duration) -> Client {
     loop {
         let mut config = ClientConfig::new(bootstrap.iter().cloned());
+        config.metadata_max_age = metadata_max_age;
         config.request_timeout = Duration::from_secs(10);
         match Client::connect_with(config, SimConnector).await {
             Ok(client) => return client,
@@ -36,6 +44,16 @@ fn encode(value: Value, padding: usize) -> Vec<u8> {
     let mut bytes = value.0.to_be_bytes().to_vec();
     bytes.resize(8 + padding, b'.');
     bytes
+}
+
+/// The records of an answer with plain records.
+fn records_of(data: &thalweg_client::proto::PartitionData) -> Vec<(i64, Value)> {
+    match &data.data {
+        Some(thalweg_client::proto::partition_data::Data::Records(found)) => {
+            found.records.iter().map(|record| (record.offset, decode(record.value.as_deref()))).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// The value of a record; `u64::MAX` if that is not what was written.

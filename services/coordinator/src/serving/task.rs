@@ -11,6 +11,7 @@ use std::sync::Arc;
 use thalweg_core::group::lease_marker;
 use thalweg_core::metadata::ShardLease;
 use thalweg_core::metadata::command::Refusal;
+use thalweg_core::planted::{Bug, planted};
 use thalweg_core::{ErrorCode, TopicPartition};
 use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1::group_reply::Reply;
@@ -204,7 +205,7 @@ impl Task {
     /// Hands records to the writer, and answers to their callers.
     fn pass_on(&mut self, serving: &mut Serving) {
         let doubtful = self.node.membership.may_be_fenced(self.node.config.intervals.session);
-        let Serving { out, under_way, ready, unproven, .. } = serving;
+        let Serving { shard, out, under_way, ready, unproven } = serving;
         for (id, reply) in out.replies.drain(..) {
             if doubtful || needs_proof(&reply) { unproven.push((id, reply)) } else { ready.push((id, reply)) }
         }
@@ -214,6 +215,11 @@ impl Task {
             let mut records: Vec<Encoded> = records.map(|record| record.encode()).collect();
             if records.is_empty() {
                 records.push(self.marker());
+            }
+            if let Some(upto) = upto.filter(|_| planted(Bug::CommitBeforeDurable)) {
+                let mut early = Output::default();
+                shard.durable(upto, self.node.now(), &mut early);
+                ready.append(&mut early.replies);
             }
             under_way.push_back(Submission { upto, proves: std::mem::take(unproven) });
             self.writer.submit(&records, self.batch_bytes(), self.node.clock.now());

@@ -9,6 +9,7 @@ use super::reconcile;
 use super::records::{Change, GroupValue, MemberValue};
 use super::state::{Current, Group, Member, Partitions, Subscription};
 use crate::metadata::command::Refusal;
+use crate::planted::{Bug, planted};
 use crate::{ErrorCode, Timestamp, TopicId, TopicName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -271,7 +272,9 @@ impl Group {
         target: &Partitions,
     ) -> Current {
         let other = |owner: &&MemberId| *owner != id && former != Some(*owner);
-        let owned_by_another = |at: &TopicIdPartition| self.owners.get(at).filter(other).is_some();
+        let owned_by_another = |at: &TopicIdPartition| {
+            !planted(Bug::MoveBeforeGivenBack) && self.owners.get(at).filter(other).is_some()
+        };
         reconcile::step(current, has, target, self.target_epoch, owned_by_another)
     }
 }

@@ -1,0 +1,531 @@
+//! A member that speaks the bare protocol and reads from the leaders, as the SDK does: the product's own state machine, in a shell
+//! that also freezes, hangs and crashes.
+
+use super::api::error_of;
+use super::seat::{REBALANCE, SESSION, Seat};
+use crate::board::Phase;
+use crate::checker::{CommitId, HoldId, OffsetRead, Partition, Process};
+use crate::dice::Dice;
+use crate::workload::read::records;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use thalweg_client::{Chunk, PartitionReader, ReaderConfig, Start, proto};
+use thalweg_core::group::assignor::TopicIdPartition;
+use thalweg_core::group::member::{Answer, Event, Membership, Outgoing, Timeouts};
+use thalweg_core::group::{InstanceId, MemberEpoch, MemberId, Subscription};
+use thalweg_core::metadata::command::Refusal;
+use thalweg_core::{ErrorCode, Offset, PartitionId, TopicId, TopicName};
+use thalweg_proto::ApiError;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// After a question that failed.
+const RETRY: Duration = Duration::from_millis(400);
+/// Between two commits.
+const COMMITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+/// How long a frozen member stands still: often longer than its session.
+const FREEZE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(20));
+/// How long an application may take for some records: often longer than its `max.poll.interval.ms`.
+const HANG: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+
+/// Lives until `life` is over, or the run is.
+pub async fn live(seat: &Seat, dice: &mut Dice, life: Duration) {
+    let Ok(reader) = seat.client.reader(ReaderConfig::default()).await else { return };
+    let mut member = Member::new(seat, reader, dice);
+    member.run(dice, Instant::now() + life).await;
+    // Whatever became of it, it reads nothing any more.
+    member.held.values().for_each(|held| seat.end_hold(held.hold));
+}
+
+/// A partition in this member's hands.
+#[derive(Debug)]
+struct Held {
+    hold: HoldId,
+    session: u32,
+    at: TopicIdPartition,
+    topic: &'static str,
+    index: PartitionId,
+    /// The next record, once it is known where to begin.
+    next: Option<i64>,
+    committed: Option<i64>,
+    giving: bool,
+}
+
+/// What a call brought.
+enum Done {
+    Answered(u64, Result<Answer, Refusal>),
+    Started {
+        sessions: BTreeMap<Partition, u32>,
+        asked: Duration,
+        offsets: Result<BTreeMap<Partition, i64>, ApiError>,
+    },
+    Committed {
+        commits: Vec<(Partition, HoldId, CommitId, i64)>,
+        outcome: Result<BTreeSet<Partition>, ApiError>,
+    },
+}
+
+/// How far the end of a life is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Living,
+    /// Its last commit is made, and then it leaves; a static member perhaps only for now.
+    Leaving {
+        for_now: bool,
+    },
+    Left,
+}
+
+struct Member<'a> {
+    seat: &'a Seat,
+    process: Process,
+    id: String,
+    machine: Membership,
+    reader: PartitionReader,
+    held: BTreeMap<Partition, Held>,
+    calls: JoinSet<Done>,
+    committing: bool,
+    begun: Instant,
+    next_commit: Instant,
+    busy_until: Option<Instant>,
+    reassign_at: Option<Instant>,
+    stage: Stage,
+    all_topics: bool,
+}
+
+impl<'a> Member<'a> {
+    fn new(seat: &'a Seat, reader: PartitionReader, dice: &mut Dice) -> Member<'a> {
+        let (process, id) = seat.process();
+        let timeouts = Timeouts { session: SESSION, rebalance: REBALANCE, ..Timeouts::default() };
+        let instance = dice.chance(25).then(|| InstanceId::new(&seat.instance()).expect("a short name"));
+        let all_topics = !dice.chance(15);
+        let machine = Membership::new(
+            MemberId::new(&id).expect("a short name"),
+            instance,
+            subscription(&seat.subscription(all_topics)),
+            timeouts,
+            Duration::ZERO,
+        );
+        let now = Instant::now();
+        Member {
+            seat,
+            process,
+            id,
+            machine,
+            reader,
+            held: BTreeMap::new(),
+            calls: JoinSet::new(),
+            committing: false,
+            begun: now,
+            next_commit: now + COMMITS.0,
+            busy_until: None,
+            reassign_at: None,
+            stage: Stage::Living,
+            all_topics,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    async fn run(&mut self, dice: &mut Dice, end: Instant) {
+        let (mut end, mut broad_at) = (Some(end), Instant::now() + dice.time(COMMITS.0, FREEZE.1));
+        loop {
+            while let Some(event) = self.machine.poll(self.now()) {
+                if self.follow(event).await {
+                    return;
+                }
+            }
+            let calm = self.seat.is_calm();
+            if self.seat.board.phase() >= Phase::Done {
+                return;
+            }
+            if calm {
+                end = None;
+                broad_at = broad_at.min(Instant::now());
+            }
+            if !self.all_topics && broad_at <= Instant::now() {
+                self.all_topics = true;
+                self.machine.subscribe(subscription(&self.seat.subscription(true)), self.now());
+            }
+            if self.stage == Stage::Living && end.is_some_and(|end| end <= Instant::now()) {
+                if dice.chance(45) {
+                    return;
+                }
+                self.stage = Stage::Leaving { for_now: dice.chance(50) };
+                self.next_commit = Instant::now();
+            }
+            self.give_back(dice);
+            self.commit_if_due(dice, calm).await;
+            self.leave_if_done();
+            self.wait(dice, calm, end).await;
+        }
+    }
+
+    /// Waits for whatever comes first.
+    async fn wait(&mut self, dice: &mut Dice, calm: bool, end: Option<Instant>) {
+        let wake = self.machine.next_wake().map(|at| self.begun + at);
+        // Now and then it looks how far the run is.
+        let glance = Instant::now() + Duration::from_secs(1);
+        let commit = (!self.committing && self.busy_until.is_none()).then_some(self.next_commit);
+        let times = [wake, end, commit, self.busy_until, self.reassign_at, Some(glance)];
+        // Time stands still for a loop that never waits.
+        let soon = Instant::now() + Duration::from_millis(1);
+        let next = times.into_iter().flatten().min().unwrap_or(glance).max(soon);
+        let reads = self.busy_until.is_none() && self.stage == Stage::Living;
+        tokio::select! {
+            biased;
+            Some(done) = self.calls.join_next() => {
+                if let Ok(done) = done {
+                    self.done(done).await;
+                }
+            }
+            chunk = self.reader.next(), if reads => match chunk {
+                Ok(chunk) => self.take(&chunk, dice, calm),
+                Err(error) => {
+                    self.seat.say(&self.id, "not read", &error);
+                    self.reassign_at = Some(Instant::now() + RETRY);
+                }
+            },
+            () = sleep_until(next) => {}
+        }
+        let now = Instant::now();
+        if self.busy_until.is_some_and(|until| until <= now) {
+            self.busy_until = None;
+            self.machine.waits(self.now());
+        }
+        if self.reassign_at.is_some_and(|at| at <= now) {
+            self.reassign_at = None;
+            for held in self.held.values().filter(|held| !held.giving) {
+                let Some(next) = held.next else { continue };
+                let start = Start::Offset(Offset(next));
+                if let Err(error) = self.reader.assign(held.topic, held.index, start).await {
+                    self.seat.say(&self.id, "not assigned", &error);
+                    self.reassign_at = Some(Instant::now() + RETRY);
+                }
+            }
+        }
+    }
+
+    /// Does what the machine wants. True: nothing follows.
+    async fn follow(&mut self, event: Event) -> bool {
+        match event {
+            Event::Send(beat) => self.send(beat),
+            Event::Assigned(partitions) => {
+                for at in partitions {
+                    let Some((partition, topic, index)) = self.seat.named(&at) else { continue };
+                    let epoch = Some(self.machine.epoch().0);
+                    let (hold, session) = self.seat.begin_hold(self.process, partition, epoch, true);
+                    let held =
+                        Held { hold, session, at, topic, index, next: None, committed: None, giving: false };
+                    self.held.insert(partition, held);
+                }
+                self.find_starts(Duration::ZERO);
+            }
+            Event::Revoke { partitions, .. } => {
+                for at in partitions {
+                    let Some((partition, topic, index)) = self.seat.named(&at) else { continue };
+                    let _ = self.reader.unassign(topic, index).await;
+                    if let Some(held) = self.held.get_mut(&partition) {
+                        held.giving = true;
+                    }
+                }
+            }
+            Event::Lost { partitions, why } => {
+                self.seat.say(&self.id, "lost partitions", &why.refusal().message);
+                for at in partitions {
+                    let Some((partition, topic, index)) = self.seat.named(&at) else { continue };
+                    let _ = self.reader.unassign(topic, index).await;
+                    if let Some(held) = self.held.remove(&partition) {
+                        self.seat.end_hold(held.hold);
+                    }
+                }
+            }
+            Event::Left => return true,
+            Event::Failed(refusal) => {
+                self.seat.say(&self.id, "failed", &refusal.message);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn send(&mut self, beat: Outgoing) {
+        let joins = beat.epoch == MemberEpoch::JOIN;
+        let topics = |partitions: thalweg_core::group::state::Partitions| {
+            let mut topics: BTreeMap<TopicId, Vec<i32>> = BTreeMap::new();
+            for at in partitions {
+                topics.entry(at.topic).or_default().push(at.partition.get());
+            }
+            let topic = |(id, partitions): (TopicId, Vec<i32>)| proto::TopicPartitions {
+                topic_id: id.0.to_vec().into(),
+                topic: String::new(),
+                partitions,
+            };
+            proto::AssignedPartitions { topics: topics.into_iter().map(topic).collect() }
+        };
+        let millis = |time: Duration| Some(time.as_millis() as u32);
+        let request = proto::HeartbeatRequest {
+            group_id: self.seat.group.name.to_owned(),
+            member_id: self.id.clone(),
+            member_epoch: beat.epoch.0,
+            instance_id: self.machine.instance().map(ToString::to_string).unwrap_or_default(),
+            subscription: beat.subscription.map(|_| self.seat.subscription(self.all_topics)),
+            has: beat.has.map(topics),
+            client_id: "simulated".to_owned(),
+            session_timeout_ms: joins.then(|| millis(SESSION)).flatten(),
+            rebalance_timeout_ms: joins.then(|| millis(REBALANCE)).flatten(),
+            max_wait_ms: millis(beat.max_wait),
+        };
+        let mut service = self.seat.api.service();
+        self.calls.spawn_local(async move {
+            let answer = match service.heartbeat(request).await {
+                Ok(answer) => read_answer(answer.into_inner()),
+                Err(status) => {
+                    let error = error_of(&status);
+                    Err(Refusal::new(error.code, error.message))
+                }
+            };
+            Done::Answered(beat.number, answer)
+        });
+    }
+
+    /// Asks where to begin, for all partitions of which that is not known.
+    fn find_starts(&mut self, pause: Duration) {
+        let open = self.held.iter().filter(|(_, held)| held.next.is_none());
+        let sessions: BTreeMap<Partition, u32> =
+            open.map(|(partition, held)| (*partition, held.session)).collect();
+        if sessions.is_empty() {
+            return;
+        }
+        let mut service = self.seat.api.service();
+        let request = proto::FetchOffsetsRequest {
+            group_id: self.seat.group.name.to_owned(),
+            member_id: self.id.clone(),
+            member_epoch: self.machine.epoch().0,
+            topics: Vec::new(),
+        };
+        let board = std::rc::Rc::clone(&self.seat.board);
+        self.calls.spawn_local(async move {
+            sleep(pause).await;
+            let asked = board.now();
+            let answer = tokio::time::timeout(Duration::from_secs(7), service.fetch_offsets(request)).await;
+            let known = |offset: &proto::CommittedOffset| {
+                Some((crate::board::number(&offset.topic, offset.partition)?, offset.offset))
+            };
+            let offsets = match answer {
+                Ok(Ok(answer)) => Ok(answer.into_inner().offsets.iter().filter_map(known).collect()),
+                Ok(Err(status)) => Err(error_of(&status)),
+                Err(_) => Err(ApiError::new(ErrorCode::RequestTimedOut, "no answer in time")),
+            };
+            Done::Started { sessions, asked, offsets }
+        });
+    }
+
+    async fn done(&mut self, done: Done) {
+        match done {
+            Done::Answered(number, outcome) => {
+                if let Err(refusal) = &outcome {
+                    self.seat.say(&self.id, "a heartbeat was not answered", &refusal.message);
+                    if refusal.code.retriable() != thalweg_core::Retriable::No {
+                        self.seat.api.turn();
+                    }
+                }
+                self.machine.answered(number, outcome, self.now());
+            }
+            Done::Started { sessions, asked, offsets } => match offsets {
+                Ok(offsets) => self.start(&sessions, asked, &offsets).await,
+                Err(error) => {
+                    self.seat.say(&self.id, "no offsets", &error);
+                    self.seat.api.turn();
+                    self.find_starts(RETRY);
+                }
+            },
+            Done::Committed { commits, outcome } => {
+                self.committing = false;
+                let accepted = match outcome {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        self.seat.say(&self.id, "not committed", &error);
+                        self.seat.api.turn();
+                        return;
+                    }
+                };
+                for (partition, hold, commit, offset) in commits {
+                    if !accepted.contains(&partition) {
+                        continue;
+                    }
+                    self.seat.end_commit(commit);
+                    if let Some(held) = self.held.get_mut(&partition).filter(|held| held.hold == hold) {
+                        held.committed = Some(offset);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn start(
+        &mut self,
+        sessions: &BTreeMap<Partition, u32>,
+        asked: Duration,
+        offsets: &BTreeMap<Partition, i64>,
+    ) {
+        for (partition, session) in sessions {
+            let current = |held: &&mut Held| held.session == *session && held.next.is_none() && !held.giving;
+            let Some(held) = self.held.get_mut(partition).filter(current) else { continue };
+            let committed = offsets.get(partition).copied();
+            let start = committed.unwrap_or(0);
+            let (board, group) = (&self.seat.board, self.seat.group.group);
+            let read = OffsetRead { group, partition: *partition, asked, at: board.now(), offset: committed };
+            let mut history = board.history.borrow_mut();
+            history.groups.reads.push(read);
+            history.groups.begins(held.hold, start);
+            drop(history);
+            (held.next, held.committed) = (Some(start), committed);
+            let place = Start::Offset(Offset(start));
+            if let Err(error) = self.reader.assign(held.topic, held.index, place).await {
+                self.seat.say(&self.id, "not assigned", &error);
+                self.reassign_at = Some(Instant::now() + RETRY);
+            }
+        }
+    }
+
+    /// The application is given records.
+    fn take(&mut self, chunk: &Chunk, dice: &mut Dice, calm: bool) {
+        let partition = crate::board::number(&chunk.topic, chunk.partition.get());
+        let Some(partition) = partition else { return };
+        let Some(held) = self.held.get_mut(&partition).filter(|held| held.next.is_some() && !held.giving)
+        else {
+            return;
+        };
+        self.seat.note_poll(self.process, held.session, partition, records(chunk));
+        held.next = Some(chunk.next_offset.get());
+        if !calm && dice.chance(1) {
+            self.machine.works(self.now());
+            self.busy_until = Some(Instant::now() + dice.time(HANG.0, HANG.1));
+        }
+    }
+
+    /// What was given to the application and not committed.
+    fn owed(&self, which: impl Fn(&Held) -> bool) -> Vec<(Partition, i64)> {
+        let held = self.held.iter().filter(|(_, held)| which(held) && held.next != held.committed);
+        held.filter_map(|(partition, held)| Some((*partition, held.next?))).collect()
+    }
+
+    /// Gives back what was revoked, with a last commit before it, mostly.
+    fn give_back(&mut self, dice: &mut Dice) {
+        if self.committing || !self.held.values().any(|held| held.giving) {
+            return;
+        }
+        let owed = self.owed(|held| held.giving);
+        if !owed.is_empty() && !dice.chance(10) {
+            return self.commit(&owed);
+        }
+        let given: Vec<Partition> =
+            self.held.iter().filter(|(_, held)| held.giving).map(|(partition, _)| *partition).collect();
+        let mut places = BTreeSet::new();
+        for partition in given {
+            if let Some(held) = self.held.remove(&partition) {
+                self.seat.end_hold(held.hold);
+                places.insert(held.at);
+            }
+        }
+        self.machine.gave_back(&places, self.now());
+    }
+
+    async fn commit_if_due(&mut self, dice: &mut Dice, calm: bool) {
+        if self.committing || Instant::now() < self.next_commit || self.busy_until.is_some() {
+            return;
+        }
+        self.next_commit = Instant::now() + dice.time(COMMITS.0, COMMITS.1);
+        let owed = self.owed(|held| !held.giving);
+        if owed.is_empty() || !self.machine.is_joined() {
+            return;
+        }
+        if !calm && dice.chance(4) {
+            // It has made up its mind, and is stopped before it speaks.
+            for held in self.held.values() {
+                self.seat.board.history.borrow_mut().groups.was_late(held.hold);
+            }
+            let stopped = dice.time(FREEZE.0, FREEZE.1);
+            self.seat.say(&self.id, "frozen", &format!("{stopped:?}"));
+            sleep(stopped).await;
+        }
+        self.commit(&owed);
+    }
+
+    fn commit(&mut self, owed: &[(Partition, i64)]) {
+        let mut commits = Vec::new();
+        let mut offsets = Vec::new();
+        for (partition, offset) in owed {
+            let Some(held) = self.held.get(partition) else { continue };
+            commits.push((*partition, held.hold, self.seat.begin_commit(held.hold, *offset), *offset));
+            offsets.push(proto::OffsetToCommit {
+                topic: held.topic.to_owned(),
+                partition: held.index.get(),
+                offset: *offset,
+                topic_id: held.at.topic.0.to_vec().into(),
+                ..Default::default()
+            });
+        }
+        let request = proto::CommitOffsetsRequest {
+            group_id: self.seat.group.name.to_owned(),
+            member_id: self.id.clone(),
+            member_epoch: self.machine.epoch().0,
+            instance_id: self.machine.instance().map(ToString::to_string).unwrap_or_default(),
+            offsets,
+            cursor: Default::default(),
+        };
+        let mut service = self.seat.api.service();
+        self.committing = true;
+        self.calls.spawn_local(async move {
+            let call = service.commit_offsets(super::api::deadline(request));
+            let outcome = match tokio::time::timeout(Duration::from_secs(8), call).await {
+                Ok(Ok(answer)) => Ok(accepted(&answer.into_inner())),
+                Ok(Err(status)) => Err(error_of(&status)),
+                Err(_) => Err(ApiError::new(ErrorCode::RequestTimedOut, "no answer in time")),
+            };
+            Done::Committed { commits, outcome }
+        });
+    }
+
+    /// A member that leaves has committed everything before, if it could.
+    fn leave_if_done(&mut self) {
+        let Stage::Leaving { for_now } = self.stage else { return };
+        if self.committing {
+            return;
+        }
+        self.stage = Stage::Left;
+        for held in std::mem::take(&mut self.held).into_values() {
+            self.seat.end_hold(held.hold);
+        }
+        self.machine.leave(for_now, self.now());
+    }
+}
+
+fn subscription(wanted: &proto::GroupSubscription) -> Subscription {
+    let topics = wanted.topics.iter().map(|name| TopicName::new(name).expect("our topics have good names"));
+    Subscription { topics: topics.collect(), pattern: None, rack: None, assignor: None }
+}
+
+fn read_answer(answer: proto::HeartbeatResponse) -> Result<Answer, Refusal> {
+    let mut assignment = answer.assignment.as_ref().map(|_| BTreeSet::new());
+    for topic in answer.assignment.iter().flat_map(|assigned| &assigned.topics) {
+        let wrong = || Refusal::new(ErrorCode::InvalidRequest, "a topic's id has 16 bytes");
+        let id = TopicId(topic.topic_id[..].try_into().map_err(|_| wrong())?);
+        let places = topic
+            .partitions
+            .iter()
+            .map(|index| TopicIdPartition { topic: id, partition: PartitionId(*index) });
+        assignment.get_or_insert_default().extend(places);
+    }
+    let interval = Duration::from_millis(answer.heartbeat_interval_ms.into());
+    Ok(Answer { epoch: MemberEpoch(answer.member_epoch), assignment, interval })
+}
+
+/// The partitions whose commit is durable.
+pub fn accepted(answer: &proto::CommitOffsetsResponse) -> BTreeSet<Partition> {
+    let durable = answer.results.iter().filter(|result| result.error.is_none());
+    durable.filter_map(|result| crate::board::number(&result.topic, result.partition)).collect()
+}
