@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking; helpers outside of #[test] functions too")]
 mod admin;
 mod brokers;
+mod compaction;
 mod controller;
 mod coordinator;
 mod fence;

@@ -7,6 +7,7 @@ use crate::error::StorageError;
 use crate::log::{Cleanable, Log};
 use crate::segment::{BatchScan, Segment};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use thalweg_core::batch::{BatchError, BatchRef};
 use thalweg_core::{Offset, Timestamp, TopicPartition};
@@ -60,7 +61,7 @@ enum Stage {
         segment: usize,
         position: u64,
     },
-    Rewriting(Rewrite),
+    Rewriting(Box<Rewrite>),
     Over,
 }
 
@@ -123,7 +124,8 @@ impl CleanJob {
     /// logged: a log that cannot be cleaned is left alone until it is opened again, and does the others no harm.
     pub fn step(&mut self) -> CleanStep {
         let before = self.stats;
-        let result = self.try_step();
+        // What is wrong with one log must not end the broker.
+        let result = catch_unwind(AssertUnwindSafe(|| self.try_step())).unwrap_or(Err(CleanError::Panicked));
         let log = &self.log.0;
         match result {
             Ok(false) => {
@@ -263,7 +265,10 @@ impl CleanJob {
         let end = self.end;
         self.segments.retain(|segment| segment.base() < end);
         let limit = log.config().segment_limit();
-        Stage::Rewriting(Rewrite::new(groups(&self.segments, &self.ends, limit), log.last_batches()))
+        Stage::Rewriting(Box::new(Rewrite::new(
+            groups(&self.segments, &self.ends, limit),
+            log.last_batches(),
+        )))
     }
 }
 

@@ -45,6 +45,17 @@ pub(crate) enum CleanError {
     /// What was written is larger than a segment can be.
     #[error("a compacted segment would be larger than any may be")]
     TooLarge,
+    /// The new segment might not fit on the disk beside the old ones, and appends need the room more.
+    #[error("the disk has room for {available} bytes, and compaction may need {needed}")]
+    NoRoom {
+        /// The most that is to be written before anything is removed.
+        needed: u64,
+        /// What the disk has left.
+        available: u64,
+    },
+    /// A bug.
+    #[error("compaction panicked")]
+    Panicked,
     /// A segment is damaged, or could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -57,11 +68,11 @@ impl CleanError {
     /// Whether the next try may succeed.
     fn may_pass(&self) -> bool {
         match self {
-            CleanError::Interrupted => true,
+            CleanError::Interrupted | CleanError::NoRoom { .. } => true,
             CleanError::Storage(err) | CleanError::Read(ReadError::Storage(err)) => {
                 err.is_full() || !matches!(err, StorageError::Io { .. })
             }
-            CleanError::TooLarge | CleanError::Read(_) => false,
+            CleanError::TooLarge | CleanError::Panicked | CleanError::Read(_) => false,
         }
     }
 }

@@ -116,7 +116,8 @@ impl Rewrite {
     ) -> Result<u64, CleanError> {
         if self.group.is_none() {
             let Some(next) = self.waiting.pop_front() else { return Ok(generation) };
-            let new = log.begin_cleaned(segments[next.start].base(), generation)?;
+            let needed = segments[next.clone()].iter().map(|segment| segment.size()).sum();
+            let new = log.begin_cleaned(segments[next.start].base(), needed, generation)?;
             let (at, changed) = (next.start, next.len() > 1);
             self.group = Some(Group { segments: next, at, position: 0, new, changed });
         }

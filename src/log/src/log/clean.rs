@@ -143,8 +143,19 @@ impl Log {
         appender.producers.iter().filter_map(last).collect()
     }
 
-    /// Begins the segment that takes the place of those from `base` on.
-    pub(crate) fn begin_cleaned(&self, base: Offset, generation: u64) -> Result<CleanedSegment, CleanError> {
+    /// Begins the segment that takes the place of those from `base` on, and may need as many bytes as they do.
+    pub(crate) fn begin_cleaned(
+        &self,
+        base: Offset,
+        needed: u64,
+        generation: u64,
+    ) -> Result<CleanedSegment, CleanError> {
+        // A file system that does not say is asked by the writes.
+        if let Ok(available) = self.home.storage.available_bytes(&self.volume.path)
+            && available < needed
+        {
+            return Err(CleanError::NoRoom { needed, available });
+        }
         // A folder of this name may be another log's as soon as this one is deleted, which takes this lock.
         let _maintenance = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.may_clean(generation) {

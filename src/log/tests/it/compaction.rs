@@ -642,6 +642,20 @@ fn a_disk_that_refuses_leaves_the_log_as_it_was() {
 }
 
 #[test]
+fn a_cleaning_leaves_the_last_room_on_a_disk_to_appends() {
+    let broker = Broker::new(compact());
+    for i in 0..100 {
+        broker.put(&format!("k{}", i % 3), Some(&format!("{i}")));
+    }
+    broker.commit();
+    broker.sim.set_capacity(Some(broker.sim.used_bytes() + 1_000));
+    assert!(!broker.clean_at(NOW));
+    assert!(!broker.log.is_uncleanable());
+    broker.sim.set_capacity(None);
+    assert!(broker.clean_at(NOW));
+}
+
+#[test]
 fn the_cleaners_checkpoint_is_kafkas_and_forgets_deleted_logs() {
     let broker = Broker::new(compact());
     let path = Path::new(DIR).join("cleaner-offset-checkpoint");
