@@ -69,7 +69,7 @@ impl Place {
     pub const NEW: Place = Place { next: UNRESOLVED, committed: -1, is_revoking: false };
 
     /// What a commit says.
-    pub fn to_commit(&self, topic: &str, at: TopicIdPartition) -> v1::OffsetToCommit {
+    pub fn to_commit(self, topic: &str, at: TopicIdPartition) -> v1::OffsetToCommit {
         v1::OffsetToCommit {
             topic: topic.to_owned(),
             partition: at.partition.get(),

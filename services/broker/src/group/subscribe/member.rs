@@ -35,8 +35,10 @@ use tokio::time::Instant;
 const HOLD: Duration = Duration::from_secs(10);
 /// Between two words of how the member stands.
 const STANDING: Duration = Duration::from_secs(3);
-/// Before what failed with a partition is tried again.
+/// Before a partition's place is looked for again.
 const RETRY: Duration = Duration::from_millis(250);
+/// Before a partition that could not be read, as the client was told, is read again.
+const READ_AGAIN: Duration = Duration::from_secs(5);
 /// Events that may wait for the client before it is read on.
 const MAX_EVENTS: usize = 1024;
 /// When nothing is due.
@@ -59,14 +61,6 @@ struct Revocation {
     partitions: Partitions,
     // The client's own patience; the member's may end earlier.
     until: Instant,
-}
-
-/// What a turn brought.
-pub enum Turn {
-    /// Records, or an error, of one partition.
-    Read(v1::PartitionData),
-    /// Something was done.
-    Worked,
 }
 
 /// One member on one stream.
@@ -168,8 +162,7 @@ impl Subscription {
         self.take_what_was_not_given_back(now);
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
-            self.parts.retry();
-            self.find_due = true;
+            self.retry();
         }
         // Who has said goodbye reads nothing more.
         if self.find_due && !self.has_said_goodbye {
@@ -222,8 +215,9 @@ impl Subscription {
         self.relay.has_room() && self.commits.has_room() && self.events.len() < MAX_EVENTS
     }
 
-    /// Waits for what comes from inside; for records only with `room` for them. Safe to drop and call again.
-    pub async fn turn(&mut self, room: bool) -> Turn {
+    /// Waits for what comes from inside, and does it; records, or a partition's error, it gives, and takes them only with `room` for
+    /// them. Safe to drop and call again.
+    pub async fn turn(&mut self, room: bool) -> Option<v1::PartitionData> {
         let beating = async {
             match &mut self.beat {
                 Some((_, beat)) => beat.await,
@@ -243,9 +237,9 @@ impl Subscription {
             outcome = committing => self.committed(outcome),
             Some(found) = self.finding.next(), if !self.finding.is_empty() => self.found(found),
             Ok(()) = self.versions.changed(), if has_new => self.find_due = true,
-            data = self.relay.next(), if room => return Turn::Read(data),
+            data = self.relay.next(), if room => return Some(data),
         }
-        Turn::Worked
+        None
     }
 }
 

@@ -22,7 +22,7 @@ use super::options::Options;
 use crate::node::Node;
 use crate::refusal;
 use futures_util::{Stream, StreamExt};
-use member::{Subscription, Turn};
+use member::Subscription;
 use std::sync::Arc;
 use std::time::Duration;
 use thalweg_core::ErrorCode;
@@ -121,7 +121,7 @@ where
                 Ok(permit) => room = Some(permit),
                 Err(_) => return Ok(()),
             },
-            turn = subscription.turn(has_room) => if let Turn::Read(data) = turn {
+            data = subscription.turn(has_room) => if let Some(data) = data {
                 subscription.read(data);
             },
             () = tokio::time::sleep_until(wake) => {}

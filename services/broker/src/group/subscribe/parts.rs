@@ -73,6 +73,11 @@ impl Parts {
     }
 
     /// One of them.
+    pub fn get(&self, at: &TopicIdPartition) -> Option<&Part> {
+        self.parts.get(at)
+    }
+
+    /// One of them, to be changed.
     pub fn get_mut(&mut self, at: &TopicIdPartition) -> Option<&mut Part> {
         self.parts.get_mut(at)
     }
@@ -113,12 +118,19 @@ impl Parts {
         !self.new.is_empty()
     }
 
-    /// What failed is tried anew.
-    pub fn retry(&mut self) {
+    /// What failed is tried anew. Those that were read already go on where they were, and are given.
+    pub fn retry(&mut self) -> Vec<TopicIdPartition> {
+        let mut placed = Vec::new();
         for (at, part) in self.parts.iter_mut().filter(|(_, part)| part.state == State::Failed) {
-            part.state = State::New;
-            self.new.insert(*at);
+            if part.is_placed() {
+                part.state = State::Reading;
+                placed.push(*at);
+            } else {
+                part.state = State::New;
+                self.new.insert(*at);
+            }
         }
+        placed
     }
 
     /// Those that a client named, of which it has none of the others.
@@ -145,6 +157,11 @@ impl Parts {
 }
 
 impl Part {
+    /// Whether the client knows where it is read.
+    pub fn is_placed(&self) -> bool {
+        self.is_told && self.next >= 0
+    }
+
     /// Its name to the leaders.
     pub fn key(&self, at: &TopicIdPartition) -> Option<(String, i32)> {
         Some((self.topic.as_ref()?.to_string(), at.partition.get()))

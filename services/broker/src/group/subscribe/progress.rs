@@ -74,7 +74,11 @@ impl Progress {
             return Vec::new();
         }
         let (bytes, records) = (self.allowed_bytes, self.allowed_records);
-        self.take(|sent| sent.bytes <= bytes || sent.records <= records)
+        // Who counts records allows bytes without counting them.
+        match more.records {
+            Some(_) => self.take(|sent| sent.records <= records),
+            None => self.take(|sent| sent.bytes <= bytes),
+        }
     }
 
     /// The client numbers what it has dealt with: so many messages of records since the stream began.
@@ -144,7 +148,7 @@ mod tests {
         let mut progress = sent(3);
         assert_eq!(progress.credit(credit(99, None)), []);
         assert_eq!(progress.credit(credit(1, None)), [(p(0), Offset(10))]);
-        assert_eq!(progress.credit(credit(1, Some(20))), [(p(0), Offset(20))]);
+        assert_eq!(progress.credit(credit(u64::MAX, Some(20))), [(p(0), Offset(20))]);
         assert!(progress.is_owed());
         assert_eq!(progress.said(), [(p(0), Offset(30))]);
         assert!(!progress.is_owed());

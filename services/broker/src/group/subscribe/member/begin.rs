@@ -5,6 +5,7 @@ use crate::group::poll::failed;
 use crate::group::starts::{self, Reading, Start};
 use crate::group::subscribe::parts::{Parts, State};
 use std::sync::Arc;
+use std::time::Duration;
 use thalweg_core::Offset;
 use thalweg_core::group::assignor::TopicIdPartition;
 use thalweg_core::group::positions::Position;
@@ -66,7 +67,7 @@ impl Subscription {
                 tracing::debug!(group = %self.options.group, %error, "where partitions begin was not found; trying again");
                 for (at, _) in named {
                     if wanted(&mut self.parts, &at) {
-                        self.fail(&at);
+                        self.fail(&at, RETRY);
                     }
                 }
                 return;
@@ -84,7 +85,7 @@ impl Subscription {
                 (None, Ok(next)) => next,
                 (None, Err(error)) => {
                     tracing::debug!(%topic, %error, "where a partition begins was not found; trying again");
-                    self.fail(&at);
+                    self.fail(&at, RETRY);
                     continue;
                 }
             };
@@ -126,10 +127,27 @@ impl Subscription {
         }
     }
 
-    pub(super) fn fail(&mut self, at: &TopicIdPartition) {
+    pub(super) fn fail(&mut self, at: &TopicIdPartition, pause: Duration) {
         if let Some(part) = self.parts.get_mut(at) {
             part.state = State::Failed;
-            self.retry_at.get_or_insert(Instant::now() + RETRY);
+            self.retry_at.get_or_insert(Instant::now() + pause);
         }
+    }
+
+    pub(super) fn retry(&mut self) {
+        let mut reading = Vec::new();
+        for at in self.parts.retry() {
+            let part = self.parts.get_mut(&at).filter(|part| !part.is_paused);
+            if let Some((topic, partition, next)) = part.and_then(|part| {
+                let (topic, partition) = part.key(&at)?;
+                Some((topic, partition, part.next))
+            }) {
+                reading.push(place(&topic, partition, next));
+            }
+        }
+        if !reading.is_empty() && !self.has_said_goodbye {
+            self.relay.assign(reading);
+        }
+        self.find_due = true;
     }
 }

@@ -35,7 +35,7 @@ impl Subscription {
         let Outgoing { number, epoch, subscription, has, max_wait } = outgoing;
         let mut request = self.options.beat(epoch);
         request.max_wait_ms = Some(millis(max_wait.min(check::longest_wait(self.options.session))));
-        request.has = has.as_ref().map(|has| starts::assigned(has));
+        request.has = has.as_ref().map(starts::assigned);
         if subscription.is_some() {
             request = v1::HeartbeatRequest {
                 has: request.has,

@@ -1,6 +1,6 @@
 //! What the client says, and the records that it is sent.
 
-use super::{Revocation, Subscription, place};
+use super::{READ_AGAIN, Revocation, Subscription, place};
 use crate::forward::relay::{refused, weight};
 use crate::group::check;
 use crate::group::subscribe::commits::Waiting;
@@ -27,7 +27,7 @@ impl Subscription {
                 part.state = State::Nowhere;
                 part.next = Offset::NONE.get();
             } else {
-                self.fail(&at);
+                self.fail(&at, READ_AGAIN);
             }
             let data = self.tagged(data);
             self.events.push_back(Told::Records(data));
@@ -111,7 +111,7 @@ impl Subscription {
             return Err(ApiError::invalid("commit.commit_id", "commits are numbered from 1"));
         }
         let offsets = match commit.offsets.is_empty() {
-            true => self.to_commit(|_| true),
+            true => self.uncommitted(|_| true),
             false => {
                 check::offsets(&commit.offsets, "commit.offsets")?;
                 commit.offsets
@@ -127,7 +127,7 @@ impl Subscription {
         if self.options.auto_commit.is_some() {
             // Its last word for these: whatever it got of them it has dealt with.
             partitions.iter().for_each(|at| self.positions.done(at));
-            let offsets = self.to_commit(|at| partitions.contains(at));
+            let offsets = self.uncommitted(|at| partitions.contains(at));
             self.commits.push(Waiting::Commit { id: 0, offsets });
         }
         self.commits.push(Waiting::GiveBack(partitions));
@@ -147,7 +147,10 @@ impl Subscription {
             let at = self.parts.named(&position.topic, position.partition);
             let part = at.and_then(|at| Some((at, self.parts.get_mut(&at)?)));
             match part {
-                Some((at, part)) if matches!(part.state, State::Reading | State::Nowhere) => {
+                Some((at, part))
+                    if matches!(part.state, State::Reading | State::Nowhere)
+                        || (part.state == State::Failed && part.is_placed()) =>
+                {
                     part.state = State::Reading;
                     part.next = position.offset;
                     sought.insert(at);
@@ -208,7 +211,7 @@ impl Subscription {
         let all: Partitions = self.parts.iter().map(|(at, _)| *at).collect();
         self.stop_reading(&all);
         if self.options.auto_commit.is_some() {
-            let offsets = self.to_commit(|_| true);
+            let offsets = self.uncommitted(|_| true);
             self.commits.push(Waiting::Commit { id: 0, offsets });
         }
         self.commits.push(Waiting::Leave);

@@ -18,16 +18,17 @@ impl Subscription {
         if self.commits.has_automatic() {
             return;
         }
-        let offsets = self.to_commit(|_| true);
+        let offsets = self.uncommitted(|_| true);
         if !offsets.is_empty() {
             self.commits.push(Waiting::Commit { id: 0, offsets });
         }
     }
 
-    pub(super) fn to_commit(&mut self, which: impl Fn(&TopicIdPartition) -> bool) -> Vec<v1::OffsetToCommit> {
+    /// What the client has dealt with and is not known to be committed.
+    pub(super) fn uncommitted(&self, which: impl Fn(&TopicIdPartition) -> bool) -> Vec<v1::OffsetToCommit> {
         let behind = self.positions.to_commit().into_iter().filter(|(at, _)| which(at));
         let offset = |(at, position): (TopicIdPartition, Position)| {
-            let (topic, partition) = self.parts.get_mut(&at)?.key(&at)?;
+            let (topic, partition) = self.parts.get(&at)?.key(&at)?;
             let (topic_id, offset) = (at.topic.0.to_vec().into(), position.offset.get());
             Some(v1::OffsetToCommit { topic, partition, offset, topic_id, ..Default::default() })
         };
