@@ -1,4 +1,4 @@
-//! The Rust SDK of Thalweg: producer, partition reader, admin.
+//! The Rust SDK of Thalweg: producer, group consumer, partition reader, admin.
 //!
 //! ```no_run
 //! use thalweg_client::{Client, ClientConfig, NewTopic, ProducerConfig, ProducerRecord, ReaderConfig, Start};
@@ -21,6 +21,34 @@
 //! while let Some(record) = records.next_record() {
 //!     println!("{:?}", record?.value);
 //! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A [`Consumer`] is a member of a group: the group's members share the partitions, and go on where the group was.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use thalweg_client::{Client, ClientConfig, ConsumerConfig, OffsetReset};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect(ClientConfig::new(["127.0.0.1:9292"])).await?;
+//! let mut config = ConsumerConfig::new("greeters");
+//! config.offset_reset = OffsetReset::Earliest;
+//! config.enable_auto_commit = false;
+//! let mut consumer = client.consumer(config)?;
+//! consumer.subscribe(["greetings"])?;
+//! for _ in 0..10 {
+//!     for record in consumer.poll(Duration::from_secs(1)).await? {
+//!         println!("{}-{} at {}: {:?}", record.topic, record.partition, record.offset, record.value);
+//!     }
+//!     // At least once: committed only when it is dealt with.
+//!     match consumer.commit().await {
+//!         Err(error) if !error.retriable() => eprintln!("another member goes on from before: {error}"),
+//!         other => other?,
+//!     }
+//! }
+//! consumer.close().await?;
 //! # Ok(())
 //! # }
 //! ```

@@ -360,7 +360,8 @@ impl Consumer {
     pub fn committed(
         &self,
         partitions: &[TopicPartition],
-    ) -> impl Future<Output = Result<BTreeMap<TopicPartition, OffsetAndMetadata>, ClientError>> + Send + use<> {
+    ) -> impl Future<Output = Result<BTreeMap<TopicPartition, OffsetAndMetadata>, ClientError>> + Send + use<>
+    {
         let request = proto::FetchOffsetsRequest {
             group_id: self.config.group.clone(),
             topics: by_topic(partitions),
@@ -369,7 +370,11 @@ impl Consumer {
         let client = self.client.clone();
         async move {
             // To the group, no partitions would be all.
-            if request.topics.is_empty() { Ok(BTreeMap::new()) } else { fetch_committed(&client, request).await }
+            if request.topics.is_empty() {
+                Ok(BTreeMap::new())
+            } else {
+                fetch_committed(&client, request).await
+            }
         }
     }
 
