@@ -157,7 +157,7 @@ async fn members_share_and_what_moves_is_committed_before() {
     assert_eq!(told.all("assigned"), [0, 1, 2, 3]);
     let mut second = consumer(&cluster, config()).await;
     let both = async {
-        while seen.count() < 1_600 || told.all("revoked").len() < 2 {
+        while seen.count() < 1_600 || second.assignment().len() < 2 {
             tokio::select! {
                 record = first.next() => seen.note(&record.unwrap()),
                 record = second.next() => seen.note(&record.unwrap()),
