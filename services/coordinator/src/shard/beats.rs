@@ -126,9 +126,11 @@ impl Shard {
         let Some(member) = self.group(group).members.get(&beat.member) else { return };
         let (epoch, session) = (member.current.epoch, member.session_timeout);
         let revoking = member.current.revoking.clone();
-        let unheard = self.groups.get(group).and_then(|entry| entry.presences.get(&beat.member));
-        let unheard = unheard.is_none_or(|presence| presence.unheard);
+        let presence = self.groups.get(group).and_then(|entry| entry.presences.get(&beat.member));
+        let unheard = presence.is_none_or(|presence| presence.unheard);
+        let unconfirmed = presence.is_none_or(|presence| presence.unconfirmed);
         let joins = beat.epoch == MemberEpoch::JOIN;
+        let has_nothing = owned.is_empty() && revoking.is_empty();
         // Whether it may not know what it may have. Partitions that it has not given back yet it may still name.
         let moved = owned != *before;
         let other = match &beat.has {
@@ -136,7 +138,7 @@ impl Shard {
             Some(has) => !has.iter().filter(|at| !revoking.contains_key(*at)).eq(owned.iter()),
             // One that joined with nothing and was told that it has nothing has nothing new to say, ever: it must be held all the
             // same, or it would hear of its first partition a heartbeat interval late.
-            None => unheard && !(owned.is_empty() && revoking.is_empty()),
+            None => unheard && !has_nothing,
         };
         let first = joins && epoch == MemberEpoch::JOIN;
         let news = !first && (other || epoch != beat.epoch);
@@ -149,7 +151,9 @@ impl Shard {
             wait = wait.min(self.config.heartbeat_interval);
         }
         if news || wait.is_zero() || self.held.len() >= self.config.max_held {
-            self.answer_beat(group, &beat.member, call, other, topics, now, out);
+            // One that is never held is told each time until it says what it has: answers may be lost one after the other.
+            let unsure = !news && unconfirmed && beat.has.is_none() && !has_nothing;
+            self.answer_beat(group, &beat.member, call, other || unsure, topics, now, out);
             // One that says nothing of what it was told may not have heard it, or it has that already, as after a failover: it
             // is told again at once, but once. From then on it is held like any other.
             let again = beat.has.is_none() && unheard && !joins && !moved;
