@@ -44,6 +44,7 @@ async fn a_compacted_topic_keeps_the_last_value_of_each_key() {
     assert_eq!(left.last().unwrap(), &(59, "29".into()));
     assert!(left.windows(2).all(|pair| pair[0].0 < pair[1].0));
     assert!(left.iter().any(|(offset, value)| *offset == 57 && value == "28"));
+    cluster.stop().await.unwrap();
     cluster.restart().await;
     assert_eq!(cluster.values("t", 0).await, left);
 }
