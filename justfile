@@ -54,6 +54,21 @@ failover rounds="20":
     cargo build --release
     THALWEG_FAILOVER_ROUNDS={{rounds}} THALWEG_TEST_BINARY=target/release/thalweg cargo test -p thalweg-tests --test cluster -- failover --nocapture
 
+# Kill coordinators, brokers and members under a running consumer group, for as many rounds as told
+group-rounds rounds="20":
+    cargo build --release
+    THALWEG_GROUP_KILL_ROUNDS={{rounds}} THALWEG_TEST_BINARY=target/release/thalweg cargo test -p thalweg-tests --test cluster -- groups::kills --nocapture
+
+# How long a consumer group is without a coordinator that was killed, with so many committed offsets in its shard
+takeover rounds="20" offsets="100000":
+    cargo build --release
+    THALWEG_GROUP_KILL_ROUNDS={{rounds}} THALWEG_GROUP_OFFSETS={{offsets}} THALWEG_TEST_BINARY=target/release/thalweg cargo test -p thalweg-tests --test cluster -- groups::takeover --nocapture
+
+# Consumer groups, measured against a `dev` of their own
+bench-groups *ARGS:
+    cargo build --release
+    scripts/bench-groups {{ARGS}}
+
 # Many partitions on three brokers: how long they take, what they weigh, how fast their leaders move
 many partitions="10000":
     cargo build --release

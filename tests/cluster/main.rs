@@ -6,6 +6,8 @@
 //! | `THALWEG_TEST_LOGS` | files, parted by spaces, that `real_logs` sends instead of generated ones |
 //! | `THALWEG_KILL_ROUNDS` | kills of the tests that kill, by default 3 of one server and 4 of a cluster's processes |
 //! | `THALWEG_KILL_SEED` | which processes of a cluster are killed when: a run prints its own |
+//! | `THALWEG_GROUP_KILL_ROUNDS` | faults under a running consumer group, by default 2 |
+//! | `THALWEG_GROUP_OFFSETS` | committed offsets of the group whose coordinator is killed, by default 2,000 |
 //! | `THALWEG_FAILOVER_ROUNDS` | how often `failover` measures each kind, by default once |
 //! | `THALWEG_MANY_PARTITIONS` | partitions of a cluster that has many, by default 300 |
 //! | `THALWEG_TEST_KEEP` | keeps the folders of clusters, and with them the logs of their processes |
@@ -14,6 +16,7 @@
 
 mod bad_input;
 mod cli_contract;
+mod groups;
 mod harness;
 mod kill_rounds;
 mod many_partitions;

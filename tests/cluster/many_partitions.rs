@@ -48,7 +48,8 @@ async fn check(api: &Api, some: &[i32]) {
         topic.partitions.iter().all(|partition| partition.leader_id >= 0),
         "every partition has a leader"
     );
-    assert_eq!(api.broker().await.partition_count, PARTITIONS as u32);
+    // Those of the topic of consumer groups come on top.
+    assert!(api.broker().await.partition_count >= PARTITIONS as u32);
     for partition in some {
         assert_eq!(api.values("wide", *partition).await, [b"first".to_vec(), b"second".to_vec()]);
     }

@@ -35,3 +35,37 @@ fn each_case_gives_its_figures_as_json() {
         .run()
         .misused(&["--records", "--seconds"]);
 }
+
+#[test]
+fn each_case_of_groups_gives_its_figures_as_json() {
+    let dev = Dev::start();
+    let bench = |args: &[&str]| -> Value {
+        let output = dev.cli(&["bench", "group"]).args(args).args(["-o", "json"]).run().ok();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}"))
+    };
+    let figure = |figures: &Value, key: &str| {
+        figures[key].as_f64().unwrap_or_else(|| panic!("{key} is missing: {figures}"))
+    };
+    let members = bench(&["members", "--members", "12", "--partitions", "12", "--leaves", "2"]);
+    assert!(figure(&members, "stable_after_last_join_ms") >= 0.0);
+    assert_eq!(figure(&members, "partitions_of_others_that_paused"), 0.0, "{members}");
+    assert_eq!(figure(&members, "samples"), 2.0);
+    let args =
+        ["heartbeats", "--members", "20", "--groups", "4", "--partitions", "4", "--interval-ms", "200"];
+    let pid = dev.pid().to_string();
+    let beats = bench(&[&args[..], &["--seconds", "1", "--pid", &pid]].concat());
+    assert!(figure(&beats, "heartbeats_per_second") > 0.0, "{beats}");
+    assert!(figure(&beats, "coordinator_resident_mb") > 1.0, "{beats}");
+    let commits = bench(&["commits", "--callers", "4", "--seconds", "0.5"]);
+    assert!(figure(&commits, "commits_per_second") > 0.0 && figure(&commits, "p99_us") > 0.0, "{commits}");
+    let subscribed = bench(&["subscribe", "--records", "3000", "--record-size", "100"]);
+    assert_eq!(figure(&subscribed, "records"), 3000.0, "{subscribed}");
+    let consumed = bench(&["consumer", "--records", "3000", "--record-size", "100"]);
+    assert!(
+        figure(&consumed, "records") >= 3000.0 && figure(&consumed, "ratio_to_fetch") > 0.0,
+        "{consumed}"
+    );
+    let groups = dev.cli(&["group", "list"]).run().ok().text();
+    assert_eq!(groups.lines().count(), 1, "the groups of the cases are forgotten: {groups}");
+    assert_eq!(dev.cli(&["topic", "list"]).run().ok().text(), "", "and so are their topics");
+}

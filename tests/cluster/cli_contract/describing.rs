@@ -1,17 +1,21 @@
 //! `thalweg cluster describe`.
 
-use crate::harness::Dev;
+use crate::harness::{Dev, eventually};
 
 #[test]
 fn the_cluster_is_described_and_keeps_its_id() {
     let mut dev = Dev::start();
     dev.cli(&["topic", "create", "t", "--partitions", "3"]).run().ok();
-    let text = dev.cli(&["cluster", "describe"]).run().ok().text();
-    assert!(text.contains("Topics: 1\tPartitions: 3\tUnderReplicated: 0\tOffline: 0\n"), "{text}");
+    // The topic of consumer groups with its 8 partitions comes by itself.
+    let text = eventually("all topics are there", || {
+        let text = dev.cli(&["cluster", "describe"]).run().ok().text();
+        text.contains("Topics: 2\tPartitions: 11\tUnderReplicated: 0\tOffline: 0\n").then_some(text)
+    });
     assert!(
         text.contains("\tController: 1\tEndpoint: 127.0.0.1:") && text.contains("\tRole: leader\t"),
         "{text}"
     );
+    assert!(text.contains("\tCoordinator: 0\tEndpoint: 127.0.0.1:"), "{text}");
     assert!(text.contains(&format!("\tBroker: 0\tEndpoint: {}\tState: alive\t", dev.addr())), "{text}");
 
     let id = |dev: &Dev| {

@@ -6,14 +6,33 @@ use std::net::TcpListener;
 #[test]
 fn every_command_has_help_and_those_with_arguments_have_examples() {
     let top = Cli::new(&["--help"]).run().ok().text();
-    for command in ["dev", "topic", "produce", "consume", "log", "cluster", "bench", "completions"] {
+    for command in [
+        "dev",
+        "controller",
+        "broker",
+        "coordinator",
+        "topic",
+        "produce",
+        "consume",
+        "group",
+        "log",
+        "cluster",
+        "bench",
+        "completions",
+    ] {
         assert!(top.contains(&format!("\n  {command} ")), "--help lists {command}:\n{top}");
         let help = Cli::new(&[command, "--help"]).run().ok().text();
         assert!(help.contains("Usage:") && help.contains("--bootstrap"), "{command}:\n{help}");
     }
-    let with_examples: [&[&str]; 8] = [
+    let with_examples: [&[&str]; 14] = [
         &["--help"],
         &["dev", "--help"],
+        &["controller", "--help"],
+        &["broker", "--help"],
+        &["coordinator", "--help"],
+        &["group", "describe", "--help"],
+        &["group", "reset-offsets", "--help"],
+        &["group", "delete-offsets", "--help"],
         &["produce", "--help"],
         &["consume", "--help"],
         &["topic", "create", "--help"],
@@ -79,8 +98,14 @@ fn bad_usage_that_only_a_running_command_sees_is_exit_2_too() {
 fn a_server_that_is_not_there_is_exit_1_and_the_hint_says_how_to_start_one() {
     // Bound and closed again: nobody listens there.
     let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let calls: [&[&str]; 4] =
-        [&["topic", "list"], &["produce", "t"], &["consume", "t"], &["cluster", "describe"]];
+    let calls: [&[&str]; 6] = [
+        &["topic", "list"],
+        &["produce", "t"],
+        &["consume", "t"],
+        &["consume", "t", "--group", "g"],
+        &["group", "list"],
+        &["cluster", "describe"],
+    ];
     std::thread::scope(|scope| {
         for args in calls {
             let addr = &addr;

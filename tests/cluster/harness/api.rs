@@ -8,8 +8,8 @@ use thalweg_core::ErrorCode;
 use thalweg_proto::ApiError;
 use thalweg_proto::v1::{
     self, admin_service_client::AdminServiceClient, cluster_service_client::ClusterServiceClient,
-    consumer_service_client::ConsumerServiceClient, produce_request::Payload,
-    producer_service_client::ProducerServiceClient,
+    consumer_service_client::ConsumerServiceClient, group_service_client::GroupServiceClient,
+    produce_request::Payload, producer_service_client::ProducerServiceClient,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -52,6 +52,7 @@ pub struct Api {
     pub channel: Channel,
     pub producer: ProducerServiceClient<Channel>,
     pub consumer: ConsumerServiceClient<Channel>,
+    pub groups: GroupServiceClient<Channel>,
     pub admin: AdminServiceClient<Channel>,
     pub cluster: ClusterServiceClient<Channel>,
 }
@@ -69,6 +70,7 @@ impl Api {
         Api {
             producer: ProducerServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER),
             consumer: ConsumerServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER),
+            groups: GroupServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER),
             admin: AdminServiceClient::new(channel.clone()),
             cluster: ClusterServiceClient::new(channel.clone()),
             channel,

@@ -1,4 +1,4 @@
-//! A cluster of controllers and brokers, each a process of its own.
+//! A cluster of controllers, brokers and coordinators, each a process of its own.
 
 use super::api::Api;
 use super::cli::Cli;
@@ -17,16 +17,18 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How often it is looked at.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Controllers and brokers on one machine, and their folders. Dropping it kills them all.
+/// All services on one machine, and their folders. Dropping it kills them all.
 pub struct Cluster {
     // Dropped first: the processes must be gone before their folders.
     controllers: Vec<(u64, Server)>,
     brokers: Vec<(i32, Server)>,
+    coordinators: Vec<(i32, Server)>,
     hosts: Hosts,
     home: TempDir,
     voters: Vec<String>,
     broker_flags: Vec<String>,
     controller_flags: Vec<String>,
+    coordinator_flags: Vec<String>,
     /// Where clients reach each broker.
     endpoints: Vec<(i32, String)>,
 }
@@ -35,7 +37,7 @@ pub struct Cluster {
 pub trait Places: Send {
     /// The network namespace of a broker, and its address there.
     fn broker(&self, id: i32) -> (Option<String>, String);
-    /// The network namespace of controllers and clients, and their address there.
+    /// The network namespace of controllers, coordinators and clients, and their address there.
     fn rest(&self) -> (Option<String>, String);
 }
 
@@ -68,13 +70,21 @@ pub struct PartitionState {
 pub struct Setup {
     pub controllers: u64,
     pub brokers: i32,
+    /// Of consumer groups. Without any there is no internal topic either.
+    pub coordinators: i32,
     pub controller_flags: Vec<&'static str>,
     pub broker_flags: Vec<&'static str>,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { controllers: 3, brokers: 3, controller_flags: Vec::new(), broker_flags: Vec::new() }
+        Setup {
+            controllers: 3,
+            brokers: 3,
+            coordinators: 0,
+            controller_flags: Vec::new(),
+            broker_flags: Vec::new(),
+        }
     }
 }
 
@@ -82,6 +92,15 @@ impl Cluster {
     /// Three controllers, three brokers, and waits until all serve.
     pub fn start() -> Cluster {
         Cluster::start_with(Setup::default())
+    }
+
+    /// The same with two coordinators and an internal topic of a few partitions.
+    pub fn with_groups() -> Cluster {
+        Cluster::start_with(Setup {
+            coordinators: 2,
+            controller_flags: vec!["--offsets-topic-partitions", "8"],
+            ..Setup::default()
+        })
     }
 
     /// The same with other numbers and flags.
@@ -104,11 +123,13 @@ impl Cluster {
         let mut cluster = Cluster {
             controllers: Vec::new(),
             brokers: Vec::new(),
+            coordinators: Vec::new(),
             hosts,
             home,
             voters,
             broker_flags: owned(setup.broker_flags),
             controller_flags: owned(setup.controller_flags),
+            coordinator_flags: owned(Vec::new()),
             endpoints: Vec::new(),
         };
         for voter in cluster.voters.clone() {
@@ -121,8 +142,11 @@ impl Cluster {
         for id in 1..=setup.brokers {
             cluster.new_broker(id, &[]);
         }
-        cluster.brokers.iter_mut().for_each(|(_, server)| server.spawn());
-        cluster.brokers.iter_mut().for_each(|(_, server)| drop(server.await_ready()));
+        (1..=setup.coordinators).for_each(|id| cluster.new_coordinator(id));
+        let rest = cluster.brokers.iter_mut().chain(&mut cluster.coordinators);
+        rest.for_each(|(_, server)| server.spawn());
+        let rest = cluster.brokers.iter_mut().chain(&mut cluster.coordinators);
+        rest.for_each(|(_, server)| drop(server.await_ready()));
         cluster
     }
 
@@ -147,8 +171,7 @@ impl Cluster {
         let (namespace, host) = self.hosts.broker(id);
         let ports = free_ports(2);
         let (public, internal) = (format!("{host}:{}", ports[0]), format!("{host}:{}", ports[1]));
-        let controllers: Vec<&str> =
-            self.voters.iter().filter_map(|voter| Some(voter.split_once('@')?.1)).collect();
+        let controllers = self.controllers();
         let mut args: Vec<String> = [
             "broker",
             "--node-id",
@@ -158,7 +181,7 @@ impl Cluster {
             "--internal-listen",
             &internal,
             "--controllers",
-            &controllers.join(","),
+            &controllers,
             "--data-dir",
         ]
         .map(str::to_owned)
@@ -170,6 +193,19 @@ impl Cluster {
         let server = Server::new(&format!("broker {id}"), namespace.as_deref(), args, stderr);
         self.brokers.push((id, server));
         self.endpoints.push((id, public));
+    }
+
+    /// Adds a coordinator that is not started yet.
+    pub fn new_coordinator(&mut self, id: i32) {
+        let (namespace, host) = self.hosts.rest();
+        let listen = format!("{host}:{}", free_ports(1)[0]);
+        let args = ["coordinator", "--node-id", &id.to_string(), "--listen", &listen, "--controllers"];
+        let mut args = args.map(str::to_owned).to_vec();
+        args.push(self.controllers());
+        args.extend(self.coordinator_flags.iter().cloned());
+        let stderr = self.home.path().join(format!("coordinator-{id}.log"));
+        let server = Server::new(&format!("coordinator {id}"), namespace.as_deref(), args, stderr);
+        self.coordinators.push((id, server));
     }
 
     /// Adds a broker and waits until it serves.
@@ -214,6 +250,17 @@ impl Cluster {
         &mut found.unwrap_or_else(|| panic!("no controller {id}")).1
     }
 
+    /// One coordinator's process.
+    pub fn coordinator(&mut self, id: i32) -> &mut Server {
+        let found = self.coordinators.iter_mut().find(|(coordinator, _)| *coordinator == id);
+        &mut found.unwrap_or_else(|| panic!("no coordinator {id}")).1
+    }
+
+    /// The ids of the coordinators.
+    pub fn coordinator_ids(&self) -> Vec<i32> {
+        self.coordinators.iter().map(|(id, _)| *id).collect()
+    }
+
     /// The ids of the brokers.
     pub fn broker_ids(&self) -> Vec<i32> {
         self.brokers.iter().map(|(id, _)| *id).collect()
@@ -244,6 +291,13 @@ impl Cluster {
     /// The founding controllers, as `--voters` takes them.
     pub fn voters(&self) -> String {
         self.voters.join(",")
+    }
+
+    /// Where the founding controllers are, as `--controllers` takes it.
+    pub fn controllers(&self) -> String {
+        let endpoints: Vec<&str> =
+            self.voters.iter().filter_map(|voter| Some(voter.split_once('@')?.1)).collect();
+        endpoints.join(",")
     }
 
     /// The namespace that commands run in.
@@ -436,7 +490,8 @@ impl Drop for Cluster {
         let keep = std::env::var_os("THALWEG_TEST_KEEP").is_some();
         if thread::panicking() {
             let controllers = self.controllers.iter().map(|(_, server)| server);
-            for server in controllers.chain(self.brokers.iter().map(|(_, server)| server)) {
+            let rest = self.brokers.iter().chain(&self.coordinators).map(|(_, server)| server);
+            for server in controllers.chain(rest) {
                 eprintln!("--- the end of a server's standard error:\n{}", server.stderr_tail());
             }
         }

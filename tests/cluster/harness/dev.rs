@@ -150,9 +150,14 @@ impl Dev {
         self.running.as_mut().is_some_and(|running| running.0.try_wait().unwrap().is_none())
     }
 
+    /// The process's number.
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().expect("it runs").0.id()
+    }
+
     /// Bytes of its memory that are resident.
     pub fn resident_bytes(&self) -> u64 {
-        let pid = self.running.as_ref().expect("it runs").0.id();
+        let pid = self.pid();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a process has a VmRSS");
         let kib: u64 = line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap();

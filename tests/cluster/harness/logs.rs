@@ -2,6 +2,7 @@
 
 use super::cli::Cli;
 use std::path::{Path, PathBuf};
+use thalweg_core::group::OFFSETS_TOPIC;
 
 /// The folder of a partition under a `dev`'s data folder.
 pub fn partition_dir(data_dir: &Path, topic: &str, partition: i32) -> PathBuf {
@@ -20,8 +21,18 @@ pub fn segments(broker_dir: &Path, topic: &str, partition: i32) -> Vec<PathBuf> 
     found
 }
 
-/// All files under the data folder's logs with one of these endings, in the order of their names.
+/// All files of users' topics under the data folder's logs with one of these endings, in the order of their names.
 pub fn log_files(data_dir: &Path, endings: &[&str]) -> Vec<PathBuf> {
+    let internal = |path: &PathBuf| {
+        let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
+        folder.to_string_lossy().starts_with(OFFSETS_TOPIC)
+    };
+    let mut files = all_log_files(data_dir, endings);
+    files.retain(|path| !internal(path));
+    files
+}
+
+fn all_log_files(data_dir: &Path, endings: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![data_dir.join("logs")];
     while let Some(folder) = folders.pop() {
@@ -42,7 +53,7 @@ pub fn log_files(data_dir: &Path, endings: &[&str]) -> Vec<PathBuf> {
 /// Runs `log dump --verify` on every file of the logs. Returns how many there were.
 #[track_caller]
 pub fn dump_verify_all(data_dir: &Path) -> usize {
-    let files = log_files(data_dir, &["log", "index", "timeindex"]);
+    let files = all_log_files(data_dir, &["log", "index", "timeindex"]);
     for file in &files {
         let output = Cli::new(&["log", "dump", "--verify"]).args([file]).run();
         assert_eq!(output.code, 0, "{}:\n{}\n{}", file.display(), output.stderr, output.text());

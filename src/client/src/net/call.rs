@@ -57,6 +57,7 @@ impl Client {
         let deadline = begun + limit;
         let mut backoff = Backoff::new(config.retry_backoff, config.retry_backoff_max);
         let mut tried: Vec<Arc<str>> = Vec::new();
+        let mut answered: Option<ApiError> = None;
         loop {
             let mut last = None;
             let endpoints = self.endpoints();
@@ -84,7 +85,10 @@ impl Client {
                     Err(status) => status,
                 };
                 match ApiError::from_status(&status) {
-                    Some(error) if worth_a_retry(&error) => last = Some(Failure::Answer(error)),
+                    Some(error) if worth_a_retry(&error) => {
+                        answered = Some(error.clone());
+                        last = Some(Failure::Answer(error));
+                    }
                     Some(error) => return Err(error.into()),
                     None if transient(&status) => {
                         self.next_turn();
@@ -99,6 +103,11 @@ impl Client {
             let pause = backoff.next_pause();
             if Instant::now() + pause >= deadline {
                 let after = begun.elapsed();
+                // An attempt that had no time left tells less than the answers before it.
+                let last = match answered {
+                    Some(answer) if Instant::now() >= deadline => Some(Failure::Answer(answer)),
+                    _ => last,
+                };
                 return Err(match last {
                     Some(Failure::Answer(last)) => ClientError::TimedOut { after, last: Box::new(last) },
                     Some(Failure::Transport(last)) => {
