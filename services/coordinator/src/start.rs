@@ -27,6 +27,9 @@ use tokio::time::Instant;
 /// How long the parts of a coordinator that did not start may take to end.
 const STOP_HALF_STARTED: Duration = Duration::from_secs(5);
 
+/// Between two looks at whether all shards are gone.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// The coordinator service.
 #[derive(Debug)]
 pub struct Coordinator;
@@ -136,13 +139,8 @@ impl Goodbye {
             // The sender lives as long as this process.
             let _ = may_shutdown.wait_for(|may| *may).await;
             // The leave can come before the metadata it stands on. Until that is here, callers are not told who serves now.
-            let mut versions = self.node.topics.subscribe();
             while !self.node.shards.is_empty() {
-                if versions.changed().await.is_err() {
-                    return;
-                }
-                // The doors close with what rang.
-                tokio::task::yield_now().await;
+                tokio::time::sleep(LOOK).await;
             }
         };
         if tokio::time::timeout(self.within, let_go).await.is_err() {

@@ -94,6 +94,7 @@ fn elsewhere(node: &Node, shard: PartitionId) -> ApiError {
     }
 }
 
+#[allow(clippy::large_enum_variant, reason = "nearly every call is of the large kind, and goes on at once")]
 enum Understood {
     OfGroup(GroupId, ShardCall),
     OfShards(Vec<PartitionId>, v1::ListGroupsRequest),

@@ -49,7 +49,7 @@ pub async fn load(node: &Node, at: &TopicPartition, marker: Offset) -> Shard {
         match fill(node, at, marker, &mut shard).await {
             Ok(read) => {
                 let took = begun.elapsed();
-                tracing::info!(shard = %at, records = read.records, bytes = read.bytes, ?took, "shard loaded");
+                tracing::debug!(shard = %at, records = read.records, bytes = read.bytes, ?took, "shard loaded");
                 return shard;
             }
             Err(damage) => {

@@ -75,7 +75,7 @@ enum Link {
     Idle,
     Pausing(Instant),
     Opening(Opening),
-    Open(Open),
+    Open(Box<Open>),
 }
 
 struct Opening {
@@ -199,7 +199,7 @@ impl Writer {
                     match opened {
                         Ok(Ok(answers)) => {
                             let Opening { leader, requests, .. } = opening;
-                            self.link = Link::Open(Open { leader, requests, answers, sent: 0 });
+                            self.link = Link::Open(Box::new(Open { leader, requests, answers, sent: 0 }));
                         }
                         Ok(Err(status)) => {
                             let error = ApiError::from_status(&status);

@@ -48,7 +48,7 @@ impl Addresses {
     }
 
     /// How many there are; at least 1.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.known.load().all.len().max(1)
     }
 
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn controllers_of_the_metadata_come_behind_those_of_the_configuration() {
         let addresses = Addresses::new(&["a:1".to_owned(), "b:1".to_owned(), "a:1".to_owned()]);
-        assert_eq!((addresses.len(), &*addresses.favourite()), (2, "a:1"));
+        assert_eq!((addresses.count(), &*addresses.favourite()), (2, "a:1"));
         let mut image = MetadataImage::new();
         let init = InitCluster { cluster_id: ClusterId("c".into()), feature_level: 1 };
         apply(&mut image, MetadataVersion(1), &Command::InitCluster(init)).unwrap();

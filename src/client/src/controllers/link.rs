@@ -169,7 +169,7 @@ impl Controllers {
                 Repeat::Not => false,
             };
             // The next one at once, and a pause when all of them were asked.
-            let rest = if tried % self.addresses.len() == 0 { pause } else { Duration::ZERO };
+            let rest = if tried % self.addresses.count() == 0 { pause } else { Duration::ZERO };
             if !again || Instant::now() + rest >= deadline {
                 return Err(error);
             }

@@ -218,10 +218,6 @@ impl Fake {
     pub fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
-
-    pub fn stop(&self) {
-        self.shutdown.trigger();
-    }
 }
 
 pub fn shard_at(shard: i32) -> TopicPartition {
