@@ -101,11 +101,6 @@ impl Member {
         lock(&self.notes).iter().any(|note| note.starts_with(begin))
     }
 
-    /// The process's number.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal)

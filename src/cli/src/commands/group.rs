@@ -77,9 +77,10 @@ fn hint(code: ErrorCode, group: Option<&str>) -> Option<String> {
     let name = group.unwrap_or("GROUP");
     match code {
         ErrorCode::UnknownGroup => Some("see which there are: thalweg group list".to_owned()),
-        ErrorCode::GroupNotEmpty => {
-            Some(format!("stop its consumers first; see who they are: thalweg group describe {name}"))
-        }
+        ErrorCode::GroupNotEmpty => Some(format!(
+            "stop its consumers first; a static member that is away counts until its session is over; see who they are: \
+                 thalweg group describe {name}"
+        )),
         ErrorCode::CoordinatorNotAvailable => {
             Some("is a coordinator running? See: thalweg cluster describe".to_owned())
         }

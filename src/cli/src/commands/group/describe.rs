@@ -7,6 +7,7 @@ use crate::output::{print_json, print_line, table};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use thalweg_client::{Admin, proto};
+use thalweg_core::group::MemberEpoch;
 
 /// Prints the groups; of several each in one call, so that one that is not known does not hide the others.
 pub async fn run(global: &Global, admin: &Admin, groups: &[String]) -> Result<(), CliError> {
@@ -65,7 +66,7 @@ fn members(group: &proto::GroupDescription) -> Vec<Vec<String>> {
             dash(&member.instance_id),
             dash(&member.client_id),
             dash(&member.host),
-            member.member_epoch.to_string(),
+            if is_away(member) { "away".to_owned() } else { member.member_epoch.to_string() },
             match (assigned.is_empty(), is_idle(group, member)) {
                 (false, _) => assigned,
                 (true, true) => "none: more members than partitions, it idles".to_owned(),
@@ -74,6 +75,11 @@ fn members(group: &proto::GroupDescription) -> Vec<Vec<String>> {
         ]
     }));
     rows
+}
+
+/// Whether it is a static member that left for now: it keeps its partitions until its session is over.
+fn is_away(member: &proto::GroupMember) -> bool {
+    member.member_epoch == MemberEpoch::LEAVE_FOR_NOW.0
 }
 
 /// Whether nothing is or will be left for this member.
@@ -147,6 +153,7 @@ fn as_json(group: &proto::GroupDescription) -> Value {
             "assigned": by_topic(&member.assigned),
             "target": by_topic(&member.target),
             "idle": is_idle(group, member),
+            "away": is_away(member),
         })
     };
     let partition = |partition: &proto::GroupPartition| {
@@ -218,7 +225,7 @@ mod tests {
         assert!(line("m1").ends_with("t:0,1"), "{lines:?}");
         assert!(line("m2").ends_with("it idles"), "{lines:?}");
         let json = as_json(&group());
-        assert_eq!(json["members"][1]["idle"], true);
+        assert_eq!((&json["members"][1]["idle"], &json["members"][1]["away"]), (&json!(true), &json!(false)));
         assert_eq!(json["partitions"][0]["lag"], 3);
         assert_eq!(json["partitions"][1]["current_offset"], Value::Null);
     }
