@@ -5,9 +5,11 @@ use crate::error::CliError;
 use crate::output::{print_json, print_line};
 use clap::Args;
 use serde_json::json;
+use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 use thalweg_runtime::config::HostPort;
+use tonic::Code;
 use tonic::transport::Endpoint;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -48,10 +50,16 @@ pub async fn run(global: &Global, args: HealthArgs) -> Result<(), CliError> {
             .map_err(|error| CliError::usage(format_args!("{endpoint} is no endpoint: {error}")))?
             .connect()
             .await
-            .map_err(|error| unreachable(&error))?;
+            .map_err(|error| unreachable(&root(&error)))?;
         let answer =
             HealthClient::new(channel).check(HealthCheckRequest { service: args.service.clone() }).await;
-        Ok(answer.map_err(|status| unreachable(&status.message()))?.into_inner().status())
+        match answer {
+            Ok(answer) => Ok(answer.into_inner().status()),
+            Err(status) if status.code() == Code::NotFound => {
+                Err(CliError::failed(format_args!("{endpoint} has no service {}", args.service)))
+            }
+            Err(status) => Err(unreachable(&status.message())),
+        }
     };
     let status = match tokio::time::timeout(timeout, ask).await {
         Ok(status) => status?,
@@ -68,6 +76,15 @@ pub async fn run(global: &Global, args: HealthArgs) -> Result<(), CliError> {
     } else {
         Err(CliError::failed(format_args!("{endpoint} does not serve at the moment")))
     }
+}
+
+/// What lies at the bottom of a failure: the transport's own words say nothing.
+fn root(error: &dyn Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
 }
 
 /// Where a server is reached from its own machine that listens on all addresses.
