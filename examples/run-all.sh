@@ -72,6 +72,7 @@ produce_all() {
 }
 produce_all early
 for language in "${languages[@]}"; do
+    touch "$out/$language.records" "$out/$language.log"
     "$language/run.sh" "$endpoint" consume --topic "$topic" --group "$group" > "$out/$language.records" 2> "$out/$language.log" &
     consumer[$language]=$!
 done
