@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 /// How long after the last join the groups are left to come to rest.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Members that join at once.
-const JOINING: usize = 256;
+const JOINING: usize = 2_000;
 
 /// What the members share.
 struct Shared {
