@@ -75,7 +75,9 @@ fn anomaly(kind: Kind, partition: Partition, detail: String) -> Anomaly {
 /// Two members that look at their clocks must not have a partition at the same time, whatever happens around them.
 fn double_ownership(history: &History, found: &mut Vec<Anomaly>) {
     let mut places: BTreeMap<Place, Vec<&Hold>> = BTreeMap::new();
-    for hold in history.groups.holds.iter().filter(|hold| hold.punctual) {
+    // One that was lost in the moment in which it was told never was.
+    let lasted = |hold: &&Hold| hold.until != Some(hold.from);
+    for hold in history.groups.holds.iter().filter(|hold| hold.punctual).filter(lasted) {
         places.entry((hold.group, hold.partition)).or_default().push(hold);
     }
     for ((group, partition), holds) in places {

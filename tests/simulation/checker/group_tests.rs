@@ -103,6 +103,9 @@ fn two_punctual_members_with_one_partition_are_an_anomaly() {
     let mut frozen = history.clone();
     frozen.groups.was_late(two);
     assert_eq!(kinds(&frozen), [], "who was frozen may think so");
+    let mut brief = history.clone();
+    brief.groups.ends(two, at(9));
+    assert_eq!(kinds(&brief), [], "it was over when it began");
     history.groups.ends(one, at(9));
     assert_eq!(kinds(&history), []);
 }

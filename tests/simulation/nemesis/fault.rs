@@ -174,9 +174,14 @@ impl Fault {
     fn of_coordinator(dice: &mut Dice, node: String, all: &[String], crashable: bool) -> Fault {
         match dice.below(100) {
             0..35 if crashable => Fault::Kill { node },
-            35..50 if crashable => Fault::PowerCut { node },
-            50..70 => Fault::Lagging { node, at_most: dice.time(LAG.0, LAG.1) },
-            70..85 => {
+            35..45 if crashable => Fault::PowerCut { node },
+            45..60 => {
+                let brokers: Vec<String> =
+                    all.iter().filter(|other| other.starts_with("broker")).cloned().collect();
+                Fault::Deaf { from: node, to: vec![dice.pick(&brokers).clone()] }
+            }
+            60..72 => Fault::Lagging { node, at_most: dice.time(LAG.0, LAG.1) },
+            72..86 => {
                 let controllers = |other: &&String| other.starts_with("controller");
                 Fault::Deaf { to: all.iter().filter(controllers).cloned().collect(), from: node }
             }

@@ -57,6 +57,14 @@ pub async fn live(seat: &Seat, dice: &mut Dice, life: Duration) {
     }
 }
 
+/// What to allow anew for an answer: a little more than it took.
+fn size(data: &proto::PartitionData) -> u64 {
+    const AROUND_A_RECORD: usize = 200;
+    let Some(proto::partition_data::Data::Records(found)) = &data.data else { return 0 };
+    let sizes = found.records.iter().map(|record| record.value.as_ref().map_or(0, |value| value.len()));
+    sizes.map(|size| (size + AROUND_A_RECORD) as u64).sum()
+}
+
 async fn open(
     seat: &Seat,
     id: &str,
@@ -181,7 +189,7 @@ impl Member<'_> {
                     return false;
                 }
                 let Some((partition, records, next)) = seat.records(&data) else { return true };
-                let bytes = CREDIT.min(4 << 10);
+                let bytes = size(&data);
                 if let Some(place) = self.places.get_mut(&partition) {
                     seat.note_poll(self.process, place.session, partition, records);
                     place.next = Some(next);
@@ -232,7 +240,8 @@ impl Member<'_> {
         }
         self.last += 1;
         self.pending.insert(self.last, commits);
-        self.say(Command::Commit(proto::SubscribeCommit { commit_id: self.last, offsets }))
+        let commit = proto::SubscribeCommit { commit_id: self.last, offsets, ..Default::default() };
+        self.say(Command::Commit(commit))
     }
 
     /// Half of them crash; the others commit and leave.

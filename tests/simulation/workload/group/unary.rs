@@ -57,8 +57,12 @@ impl Member<'_> {
             if !seat.group.auto && dice.chance(60) {
                 self.commit().await;
             }
-            if !seat.is_calm() && dice.chance(3) {
+            if !seat.is_calm() && dice.chance(6) {
                 sleep(dice.time(AWAY.0, AWAY.1)).await;
+                // It does not know what happened meanwhile.
+                if !seat.group.auto {
+                    self.commit().await;
+                }
             }
             if dice.chance(10) {
                 seat.api.turn();
