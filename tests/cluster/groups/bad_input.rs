@@ -214,6 +214,7 @@ async fn a_second_process_under_a_static_members_name_is_fenced() {
         member_id: "first".to_owned(),
         instance_id: "worker".to_owned(),
         for_now: true,
+        ..Default::default()
     };
     within("Leave", groups.leave(away)).await.unwrap();
     let taken = within("Heartbeat", groups.heartbeat(second)).await.unwrap().into_inner();

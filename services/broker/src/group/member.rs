@@ -49,6 +49,7 @@ pub async fn leave(
         member_id: request.member_id,
         instance_id: request.instance_id,
         member_epoch: epoch.0,
+        leaving_epoch: request.leaving_epoch,
         ..Default::default()
     };
     call::leave(node, caller, &group, goodbye).await?;

@@ -402,6 +402,7 @@ fn beat_of(request: &v1::HeartbeatRequest) -> Heartbeat {
         host: "h".into(),
         session_timeout: Duration::from_secs(45),
         rebalance_timeout: Duration::from_secs(300),
+        leaving: request.leaving_epoch.map(MemberEpoch),
     }
 }
 

@@ -82,6 +82,7 @@ pub(super) fn heartbeat(
         host,
         session_timeout,
         rebalance_timeout,
+        leaving: request.leaving_epoch.map(MemberEpoch),
     };
     Ok((group, beat, millis(request.max_wait_ms, Duration::ZERO).min(config.max_hold)))
 }

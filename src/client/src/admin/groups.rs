@@ -144,7 +144,7 @@ impl Admin {
     ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>, ClientError> {
         let request = proto::FetchOffsetsRequest {
             group_id: group.to_owned(),
-            topics: by_topic(partitions),
+            topics: by_topic(partitions.iter().map(|at| (at, None))),
             ..Default::default()
         };
         fetch_committed(&self.client, request).await

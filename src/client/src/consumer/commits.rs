@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use thalweg_core::group::MemberEpoch;
-use thalweg_core::{LeaderEpoch, Offset, TopicId, TopicPartition};
+use thalweg_core::{ErrorCode, LeaderEpoch, Offset, TopicId, TopicPartition};
 use thalweg_proto::ApiError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -26,15 +26,18 @@ pub(super) type Callback = Box<dyn FnOnce(Result<(), CommitError>) + Send>;
 /// Offsets to commit, by partition.
 pub(super) type Offsets = BTreeMap<TopicPartition, ToCommit>;
 
+/// An offset to commit.
 #[derive(Debug, Clone)]
 pub(crate) struct ToCommit {
+    /// In a member's commit: `None` if the member does not have the partition, as far as the application has seen.
     pub(crate) topic_id: Option<TopicId>,
     pub(crate) what: OffsetAndMetadata,
 }
 
 /// A commit that waits.
 pub(super) struct Job {
-    /// The member's epoch when it was asked for: what was lost meanwhile, and is another's, is refused.
+    /// The newest epoch that the application had seen when it asked, 0 if none: what it had lost by then without having seen it,
+    /// or loses later, is refused, also when it has come back.
     pub(super) epoch: MemberEpoch,
     pub(super) offsets: Offsets,
     pub(super) done: Callback,
@@ -141,8 +144,14 @@ impl Committer {
         epoch: MemberEpoch,
         offsets: &Offsets,
     ) -> Result<Vec<(TopicPartition, ApiError)>, CommitError> {
-        let all: Vec<(&TopicPartition, &ToCommit)> = offsets.iter().collect();
-        let mut failures = Vec::new();
+        let (all, others): (Vec<_>, Vec<_>) =
+            offsets.iter().partition(|(_, offset)| offset.topic_id.is_some());
+        let not_had = |at: &TopicPartition| {
+            let message = format!("the member does not have partition {at}; another may have gone on");
+            (at.clone(), ApiError::new(ErrorCode::StaleMemberEpoch, message))
+        };
+        // They may be on their way to the member, and then the epoch would count, but not what the application knows of them.
+        let mut failures: Vec<_> = others.into_iter().map(|(at, _)| not_had(at)).collect();
         for part in all.chunks(MAX_PARTITIONS) {
             let results = self.call(epoch, part).await?;
             if results.len() != part.len() {

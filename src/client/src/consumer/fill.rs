@@ -10,9 +10,9 @@ use super::{Away, Consumer};
 use crate::{Chunk, ReadError};
 use std::future::poll_fn;
 use std::sync::Arc;
-use thalweg_core::group::Position;
+use thalweg_core::group::{MemberEpoch, Position};
 use thalweg_core::metadata::command::Refusal;
-use thalweg_core::{ErrorCode, LeaderEpoch, Offset, TopicPartition};
+use thalweg_core::{ErrorCode, LeaderEpoch, Offset, TopicId, TopicPartition};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -226,7 +226,7 @@ impl Consumer {
     /// Hands in a commit, with an answer to wait for.
     pub(super) fn ask(&self, offsets: Offsets) -> oneshot::Receiver<Result<(), CommitError>> {
         match self.shared.epoch() {
-            Some(epoch) => self.commits.ask(epoch, offsets),
+            Some(_) => self.commits.ask(self.seen(&offsets), offsets),
             None => {
                 let (answer, receiver) = oneshot::channel();
                 // The receiver is here.
@@ -234,6 +234,18 @@ impl Consumer {
                 receiver
             }
         }
+    }
+
+    /// The newest epoch at which the application saw one of these partitions come: what a commit of them is fenced by. The
+    /// member's own epoch may be ahead of what the application knows: it may have lost them, and have them again.
+    pub(super) fn seen(&self, offsets: &Offsets) -> MemberEpoch {
+        let since = offsets.keys().filter_map(|at| self.owned.get(at)).map(|owned| owned.since);
+        since.max().unwrap_or(MemberEpoch::JOIN)
+    }
+
+    /// The id of a partition's topic, if the consumer has the partition.
+    pub(super) fn topic_id(&self, at: &TopicPartition) -> Option<TopicId> {
+        self.owned.get(at).map(|owned| owned.topic_id)
     }
 
     /// What is done and not durable.
@@ -258,8 +270,7 @@ impl Consumer {
     }
 
     fn to_commit(&self, offsets: impl Iterator<Item = (TopicPartition, OffsetAndMetadata)>) -> Offsets {
-        let topic_id = |at: &TopicPartition| self.owned.get(at).map(|owned| owned.topic_id);
-        offsets.map(|(at, what)| (at.clone(), ToCommit { topic_id: topic_id(&at), what })).collect()
+        offsets.map(|(at, what)| (at.clone(), ToCommit { topic_id: self.topic_id(&at), what })).collect()
     }
 
     pub(super) fn note_durable(&mut self) {

@@ -351,7 +351,7 @@ impl Consumer {
 
     fn hand_in(&self, offsets: Offsets, done: commits::Callback) {
         match self.shared.epoch() {
-            Some(epoch) => self.commits.hand_in(Job { epoch, offsets, done }),
+            Some(_) => self.commits.hand_in(Job { epoch: self.seen(&offsets), offsets, done }),
             None => done(Err(CommitError::NotMember)),
         }
     }
@@ -364,7 +364,7 @@ impl Consumer {
     {
         let request = proto::FetchOffsetsRequest {
             group_id: self.config.group.clone(),
-            topics: by_topic(partitions),
+            topics: by_topic(partitions.iter().map(|at| (at, self.topic_id(at)))),
             ..Default::default()
         };
         let client = self.client.clone();

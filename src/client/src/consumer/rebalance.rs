@@ -71,7 +71,8 @@ impl Consumer {
                 new.remove(&at);
             }
         }
-        self.starts.search(new.into_iter().collect());
+        let new = new.into_iter().filter_map(|at| Some((at.clone(), self.topic_id(&at)?)));
+        self.starts.search(new.collect());
     }
 
     fn lost(&mut self, partitions: &[TopicPartition], why: &Loss) {

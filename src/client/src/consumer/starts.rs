@@ -10,13 +10,14 @@ use crate::net::Backoff;
 use crate::proto;
 use crate::proto::group_service_client::GroupServiceClient;
 use crate::{ClientError, Isolation, OffsetReset, Start};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, Stream};
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use thalweg_core::{ErrorCode, LeaderEpoch, Offset, TopicName, TopicPartition};
+use thalweg_core::{ErrorCode, LeaderEpoch, Offset, TopicId, TopicName, TopicPartition};
 
 /// Where one partition begins.
 #[derive(Debug)]
@@ -66,13 +67,13 @@ impl Starts {
     }
 
     /// Looks for these.
-    pub(super) fn search(&mut self, partitions: Vec<TopicPartition>) {
+    pub(super) fn search(&mut self, partitions: Vec<(TopicPartition, TopicId)>) {
         if partitions.is_empty() {
             return;
         }
         self.last += 1;
         let number = self.last;
-        self.source.lock().extend(partitions.iter().map(|at| (at.clone(), number)));
+        self.source.lock().extend(partitions.iter().map(|(at, _)| (at.clone(), number)));
         let source = Arc::clone(&self.source);
         self.searches.push(Box::pin(async move { source.committed(partitions, number).await }));
     }
@@ -126,17 +127,19 @@ impl Source {
     /// Asks for committed offsets until there is an answer, or nobody wants it.
     async fn committed(
         &self,
-        partitions: Vec<TopicPartition>,
+        partitions: Vec<(TopicPartition, TopicId)>,
         number: u64,
     ) -> Vec<(TopicPartition, u64, Step)> {
         let mut backoff = self.backoff();
         loop {
-            let asked = partitions.iter().filter(|at| self.is_wanted(at, number));
-            let asked: Vec<TopicPartition> = asked.cloned().collect();
-            if asked.is_empty() {
+            let wanted = partitions.iter().filter(|(at, _)| self.is_wanted(at, number));
+            let wanted: Vec<(TopicPartition, TopicId)> = wanted.cloned().collect();
+            if wanted.is_empty() {
                 return Vec::new();
             }
-            match self.fetch(&asked).await {
+            let outcome = self.fetch(&wanted).await;
+            let asked: Vec<TopicPartition> = wanted.into_iter().map(|(at, _)| at).collect();
+            match outcome {
                 Ok(mut known) => {
                     let step = |at: &TopicPartition| match known.remove(at) {
                         Some(offset) => Step::Done(Found::Committed(offset)),
@@ -163,7 +166,7 @@ impl Source {
 
     async fn fetch(
         &self,
-        partitions: &[TopicPartition],
+        partitions: &[(TopicPartition, TopicId)],
     ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>, ClientError> {
         let member = self.shared.epoch();
         let id = member.map(|_| self.identity.member.as_str().to_owned());
@@ -171,7 +174,7 @@ impl Source {
             group_id: self.identity.group.as_str().to_owned(),
             member_id: id.unwrap_or_default(),
             member_epoch: member.map_or(0, |epoch| epoch.0),
-            topics: by_topic(partitions),
+            topics: by_topic(partitions.iter().map(|(at, id)| (at, Some(*id)))),
         };
         fetch_committed(&self.client, request).await
     }
@@ -196,16 +199,19 @@ fn may_pass(error: &ClientError) -> bool {
     member || error.retriable()
 }
 
-/// The partitions as the wire wants them.
-pub(crate) fn by_topic(partitions: &[TopicPartition]) -> Vec<proto::TopicPartitions> {
-    let mut topics: BTreeMap<&TopicName, Vec<i32>> = BTreeMap::new();
-    for at in partitions {
-        topics.entry(&at.topic).or_default().push(at.partition.get());
+/// The partitions as the wire wants them, with their topics' ids as far as they are known: what was committed of a former topic
+/// of the same name is not theirs.
+pub(crate) fn by_topic<'a>(
+    partitions: impl IntoIterator<Item = (&'a TopicPartition, Option<TopicId>)>,
+) -> Vec<proto::TopicPartitions> {
+    let mut topics: BTreeMap<(&TopicName, Option<TopicId>), Vec<i32>> = BTreeMap::new();
+    for (at, id) in partitions {
+        topics.entry((&at.topic, id)).or_default().push(at.partition.get());
     }
-    let topics = topics.into_iter().map(|(topic, partitions)| proto::TopicPartitions {
+    let topics = topics.into_iter().map(|((topic, id), partitions)| proto::TopicPartitions {
         topic: topic.as_str().to_owned(),
+        topic_id: id.map(|id| Bytes::copy_from_slice(&id.0)).unwrap_or_default(),
         partitions,
-        ..Default::default()
     });
     topics.collect()
 }

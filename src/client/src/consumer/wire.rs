@@ -42,6 +42,7 @@ impl Identity {
             session_timeout_ms: joins.then(|| millis(self.session_timeout)),
             rebalance_timeout_ms: joins.then(|| millis(self.rebalance_timeout)),
             max_wait_ms: Some(millis(beat.max_wait)),
+            leaving_epoch: beat.leaving.map(|epoch| epoch.0),
         }
     }
 }

@@ -218,6 +218,53 @@ async fn a_member_that_was_put_out_says_so_joins_anew_and_its_old_commits_are_re
 }
 
 #[tokio::test]
+async fn what_the_application_did_before_it_knew_of_a_loss_is_not_committed_after_it() {
+    let cluster = Cluster::start(1).await;
+    fill(&cluster, 1, 600).await;
+    let mut config = config();
+    config.enable_auto_commit = false;
+    let mut consumer = consumer(&cluster, config).await;
+    for _ in 0..130 {
+        next(&mut consumer).await;
+    }
+    let before = consumer.member_epoch().unwrap();
+    // It stood still for longer than its session, and another went on to 500. Its heartbeats are back first.
+    cluster.groups.taken_over(consumer.member_id(), 0, 500);
+    let member = consumer.member_id().to_owned();
+    let back = async {
+        while consumer.member_epoch().is_none_or(|epoch| epoch <= before)
+            || cluster.groups.lock().group.owners.values().all(|owner| owner.as_str() != member)
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LONG, back).await.expect("it joins anew");
+    let refused = consumer.commit().await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::StaleMemberEpoch), "{refused}");
+    let named = [(at(0), OffsetAndMetadata::from(Offset(130)))];
+    assert!(consumer.commit_offsets(named.clone()).await.is_err());
+    assert_eq!(cluster.groups.lock().committed(), [(0, 500)].into());
+    // Once it knows, it goes on where the other was, and may commit.
+    let again = async {
+        loop {
+            let record = next(&mut consumer).await;
+            if record.offset >= Offset(500) {
+                return record;
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(LONG, again).await.unwrap().offset, Offset(500));
+    consumer.commit().await.unwrap();
+    assert_eq!(cluster.groups.lock().committed(), [(0, 501)].into());
+    // A partition that it does not have is another's.
+    let others = consumer.commit_offsets([(at(7), OffsetAndMetadata::from(Offset(1)))]).await.unwrap_err();
+    assert_eq!(others.code(), Some(ErrorCode::StaleMemberEpoch));
+    consumer.committed(&[at(0)]).await.unwrap();
+    assert_eq!(cluster.groups.lock().fetched_by_name, 0, "a topic is asked for by its id");
+    consumer.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn an_error_on_committed_offsets_is_never_taken_for_none() {
     let cluster = Cluster::start(1).await;
     fill(&cluster, 1, 60).await;

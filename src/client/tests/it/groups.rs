@@ -39,6 +39,8 @@ pub struct State {
     /// Every commit that was taken: partition and offset.
     pub commits: Vec<(i32, i64)>,
     pub commit_calls: usize,
+    /// Topics that were asked for without their id.
+    pub fetched_by_name: usize,
 }
 
 impl TopicLookup for State {
@@ -76,6 +78,25 @@ fn from_proto(assigned: &AssignedPartitions) -> Partitions {
 impl Groups {
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// The member's session is over; another one got its partitions, went on there as far as this, and is gone.
+    pub fn taken_over(&self, member: &str, partition: i32, offset: i64) {
+        let mut state = self.lock();
+        let mut changes = state.group.without(&[MemberId::new(member).unwrap()], Timestamp(1));
+        let committed = CommittedOffset {
+            offset: Offset(offset),
+            leader_epoch: LeaderEpoch::NONE,
+            metadata: "".into(),
+            at: Timestamp(1),
+            topic: None,
+        };
+        let topic = TopicName::new(TOPIC).unwrap();
+        changes.push(Change::Offset(topic, PartitionId(partition), Some(committed)));
+        state.replay(&changes);
+        state.assign();
+        drop(state);
+        self.changed.notify_waiters();
     }
 
     /// The member's session is over.
@@ -150,6 +171,7 @@ impl GroupService for Service {
             host: "here".into(),
             session_timeout: Duration::from_millis(request.session_timeout_ms().into()),
             rebalance_timeout: Duration::from_millis(request.rebalance_timeout_ms().into()),
+            leaving: request.leaving_epoch.map(MemberEpoch),
         };
         let told = {
             let mut state = self.groups().lock();
@@ -234,6 +256,7 @@ impl GroupService for Service {
         let request = request.into_inner();
         let mut state = self.groups().lock();
         fault(&mut state.fetch_faults)?;
+        state.fetched_by_name += request.topics.iter().filter(|topic| *topic.topic_id != TOPIC_ID.0).count();
         if let Ok(id) = MemberId::new(&request.member_id) {
             let by = Committer::Member(id, MemberEpoch(request.member_epoch), None);
             state.group.check_reader(&by).map_err(status)?;

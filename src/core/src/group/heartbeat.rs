@@ -19,6 +19,8 @@ use std::time::Duration;
 pub const MAX_MEMBERS: usize = 10_000;
 /// Topics that one member may name.
 pub const MAX_TOPICS: usize = 10_000;
+/// Bytes of the names of those topics together: the coordinator keeps them for each member.
+pub const MAX_SUBSCRIPTION_BYTES: usize = 256 << 10;
 /// Bytes of a pattern at most.
 pub const MAX_PATTERN: usize = 4096;
 
@@ -43,6 +45,8 @@ pub struct Heartbeat {
     pub session_timeout: Duration,
     /// `max.poll.interval.ms`.
     pub rebalance_timeout: Duration,
+    /// The epoch of one that leaves; `None`: not checked.
+    pub leaving: Option<MemberEpoch>,
 }
 
 /// The answer to a heartbeat.
@@ -72,7 +76,7 @@ impl Group {
         now: Timestamp,
     ) -> Result<(Vec<Change>, HeartbeatAnswer), Refusal> {
         match beat.epoch {
-            MemberEpoch::LEAVE => self.leave(&beat.member, beat.instance.as_ref(), now),
+            MemberEpoch::LEAVE => self.leave(beat, now),
             MemberEpoch::LEAVE_FOR_NOW => self.leave_for_now(beat),
             MemberEpoch::JOIN => self.join(beat),
             epoch if epoch.0 < 0 => {
@@ -93,6 +97,7 @@ impl Group {
         let by_instance = beat.instance.as_ref().and_then(|instance| self.instances.get(instance));
         let former = by_instance.filter(|former| *former != id);
         let mut before = self.members.get(id);
+        let known = before.filter(|_| former.is_none());
         let mut current = Current::default();
         if let Some(former) = former {
             before = self.members.get(former);
@@ -108,8 +113,17 @@ impl Group {
         }
         let empty = Arc::default();
         let target = self.target.get(former.unwrap_or(id));
+        // Under the same id its former self may have commits on their way. So it gets its partitions with a newer epoch than any
+        // that the former self can name: with the next target, which gives it the same ones. One that has had no epoch yet only
+        // asks once more, and must not be put off again and again.
+        let anew = known.is_some_and(|known| known.current.epoch != MemberEpoch::JOIN)
+            && target.is_some_and(|target| !target.is_empty());
         // One that joins has nothing, whatever it may say: it has given back what was asked of its former self.
-        let current = self.step(id, former, &current, Some(&empty), target.unwrap_or(&empty));
+        let current = if anew || (known.is_some() && self.puts_off(&current)) {
+            current
+        } else {
+            self.step(id, former, &current, Some(&empty), target.unwrap_or(&empty))
+        };
         let answer = HeartbeatAnswer {
             epoch: current.epoch,
             assignment: Some(current.owned.keys().copied().collect()),
@@ -117,7 +131,7 @@ impl Group {
 
         let same = before.is_some_and(|member| *member.subscription == *subscription);
         let mut changes = Vec::new();
-        if !same || self.epoch.0 == 0 {
+        if !same || anew || self.epoch.0 == 0 {
             changes.push(Change::Group(Some(GroupValue { empty_since: None, ..self.bumped() })));
         }
         let value = MemberValue::of(beat, subscription);
@@ -177,19 +191,29 @@ impl Group {
         Ok((changes, answer))
     }
 
-    fn leave(
-        &self,
-        id: &MemberId,
-        instance: Option<&InstanceId>,
-        now: Timestamp,
-    ) -> Result<(Vec<Change>, HeartbeatAnswer), Refusal> {
-        self.known(id, instance)?;
+    fn leave(&self, beat: &Heartbeat, now: Timestamp) -> Result<(Vec<Change>, HeartbeatAnswer), Refusal> {
+        self.leaver(beat)?;
         let answer = HeartbeatAnswer { epoch: MemberEpoch::LEAVE, assignment: None };
-        Ok((self.without(std::slice::from_ref(id), now), answer))
+        Ok((self.without(std::slice::from_ref(&beat.member), now), answer))
+    }
+
+    /// The member that leaves. One that joined anew under its id stays when its former self says goodbye.
+    fn leaver(&self, beat: &Heartbeat) -> Result<&Arc<Member>, Refusal> {
+        let member = self.known(&beat.member, beat.instance.as_ref())?;
+        let Current { epoch: now, previous_epoch: before, .. } = member.current;
+        // It may not have heard yet that its epoch moved on.
+        let is_former = |epoch: MemberEpoch| {
+            epoch > MemberEpoch::JOIN && now != MemberEpoch::LEAVE_FOR_NOW && epoch != now && epoch != before
+        };
+        if let Some(epoch) = beat.leaving.filter(|epoch| is_former(*epoch)) {
+            let message = format!("the member is at epoch {now}, not {epoch}: it has joined anew, and stays");
+            return Err(Refusal::field(ErrorCode::FencedMemberEpoch, "leaving_epoch", message));
+        }
+        Ok(member)
     }
 
     fn leave_for_now(&self, beat: &Heartbeat) -> Result<(Vec<Change>, HeartbeatAnswer), Refusal> {
-        let member = self.known(&beat.member, beat.instance.as_ref())?;
+        let member = self.leaver(beat)?;
         if member.instance.is_none() {
             let message = "only a static member can come back; leave with -1";
             return Err(Refusal::field(ErrorCode::InvalidRequest, "member_epoch", message));
@@ -258,8 +282,17 @@ impl Group {
     }
 
     fn next(&self, id: &MemberId, current: &Current, has: Option<&Partitions>) -> Current {
+        if self.puts_off(current) {
+            return current.clone();
+        }
         let empty = Arc::default();
         self.step(id, None, current, has, self.target.get(id).unwrap_or(&empty))
+    }
+
+    /// Whether a member waits for the target that is to come: one without an epoch has joined since the target was made, which
+    /// may be its former self's.
+    fn puts_off(&self, current: &Current) -> bool {
+        current.epoch == MemberEpoch::JOIN && self.epoch != self.target_epoch
     }
 
     /// One step of a member, which may have what its `former` self has.
@@ -306,6 +339,12 @@ fn check(subscription: &Subscription) -> Result<(), Refusal> {
     }
     if subscription.topics.len() > MAX_TOPICS {
         return wrong("subscription.topics", format!("a member names at most {MAX_TOPICS} topics"));
+    }
+    let bytes: usize = subscription.topics.iter().map(|topic| topic.as_str().len()).sum();
+    if bytes > MAX_SUBSCRIPTION_BYTES {
+        let message =
+            format!("the names of a member's topics have at most {MAX_SUBSCRIPTION_BYTES} bytes together");
+        return wrong("subscription.topics", message);
     }
     if subscription.pattern.as_ref().is_some_and(|pattern| pattern.len() > MAX_PATTERN) {
         return wrong("subscription.pattern", format!("a pattern has at most {MAX_PATTERN} bytes"));

@@ -79,7 +79,8 @@ enum Stage {
     /// It has one, and heartbeats.
     Joined,
     /// It says goodbye, until then; then it is out or at its end.
-    Leaving { until: Duration, epoch: MemberEpoch, back: Back },
+    /// `was` is the epoch that it had.
+    Leaving { until: Duration, epoch: MemberEpoch, was: MemberEpoch, back: Back },
     /// It is not in the group, until the application is back.
     Out,
     /// Nothing follows.
@@ -279,7 +280,7 @@ impl Membership {
             Stage::Joining if self.last_number == 0 => self.end(Event::Left),
             Stage::Joining | Stage::Joined => {
                 self.drop_all();
-                self.say_goodbye(epoch, Back::Never, now);
+                self.say_goodbye(epoch, self.epoch, Back::Never, now);
             }
         }
     }
@@ -340,6 +341,9 @@ impl Membership {
             } else {
                 // A join that was under way. What it brought nobody wants any more.
                 self.epoch = answer.epoch;
+                if let Stage::Leaving { was, .. } = &mut self.stage {
+                    *was = answer.epoch;
+                }
                 self.due = now;
             }
             return;
@@ -448,9 +452,10 @@ impl Membership {
         }
         let in_group = matches!(self.stage, Stage::Joined | Stage::Joining);
         if in_group && self.works_since.is_some_and(|since| now >= since + self.timeouts.rebalance) {
+            let was = self.epoch;
             self.lose_all(Loss::NotPolled, now);
             let epoch = if self.instance.is_some() { MemberEpoch::LEAVE_FOR_NOW } else { MemberEpoch::LEAVE };
-            self.say_goodbye(epoch, Back::Later, now);
+            self.say_goodbye(epoch, was, Back::Later, now);
         }
         if let Stage::Leaving { until, .. } = self.stage
             && now >= until
@@ -463,10 +468,12 @@ impl Membership {
         if now < self.due || (self.in_flight.is_some() && !self.urgent) {
             return None;
         }
-        let (epoch, max_wait) = match self.stage {
-            Stage::Joining => (MemberEpoch::JOIN, self.timeouts.held()),
-            Stage::Joined => (self.epoch, self.timeouts.held()),
-            Stage::Leaving { epoch, .. } => (epoch, Duration::ZERO),
+        let (epoch, max_wait, leaving) = match self.stage {
+            Stage::Joining => (MemberEpoch::JOIN, self.timeouts.held(), None),
+            Stage::Joined => (self.epoch, self.timeouts.held(), None),
+            Stage::Leaving { epoch, was, .. } => {
+                (epoch, Duration::ZERO, Some(was).filter(|was| *was > MemberEpoch::JOIN))
+            }
             Stage::Out | Stage::Ended => return None,
         };
         let replaces = self.in_flight.take().is_some();
@@ -489,7 +496,7 @@ impl Membership {
             has: has.as_ref().map(|_| self.has.version),
             subscription: subscription.as_ref().map(|_| self.subscription.version),
         });
-        Some(Event::Send(Outgoing { number: self.last_number, epoch, subscription, has, max_wait }))
+        Some(Event::Send(Outgoing { number: self.last_number, epoch, subscription, has, max_wait, leaving }))
     }
 
     /// There is something to say that cannot wait for a held answer. A join is waited for: what it does must be known first.
@@ -498,8 +505,8 @@ impl Membership {
         self.urgent = self.in_flight.is_some_and(|beat| beat.epoch != MemberEpoch::JOIN);
     }
 
-    fn say_goodbye(&mut self, epoch: MemberEpoch, back: Back, now: Duration) {
-        self.stage = Stage::Leaving { until: now + self.timeouts.leave, epoch, back };
+    fn say_goodbye(&mut self, epoch: MemberEpoch, was: MemberEpoch, back: Back, now: Duration) {
+        self.stage = Stage::Leaving { until: now + self.timeouts.leave, epoch, was, back };
         self.due = now;
         self.hurry(now);
     }

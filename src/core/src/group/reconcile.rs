@@ -18,7 +18,11 @@ pub(super) fn step(
     owned_by_another: impl Fn(&TopicIdPartition) -> bool,
 ) -> Current {
     if !current.revoking.is_empty() {
-        let gave_back = reported.is_some_and(|has| current.revoking.keys().all(|p| !has.contains(p)));
+        // A report that lacks what the member keeps is older than that: it came late, or the member has not heard of it yet, and
+        // says it again once it has.
+        let gave_back = reported.is_some_and(|has| {
+            current.revoking.keys().all(|p| !has.contains(p)) && current.owned.keys().all(|p| has.contains(p))
+        });
         if !gave_back {
             return current.clone();
         }
@@ -76,6 +80,7 @@ mod tests {
             |reported: Option<&Partitions>| step(&first, reported, &set(&[1, 2]), MemberEpoch(2), |_| true);
         assert_eq!(heard(None), first);
         assert_eq!(heard(Some(&set(&[0, 1]))), first);
+        assert_eq!(heard(Some(&set(&[]))), first, "from before it got 1");
         // Then it moves on; what another has is waited for.
         let second = heard(Some(&set(&[1])));
         assert_eq!(

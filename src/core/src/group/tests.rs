@@ -43,6 +43,8 @@ struct Driver {
     world: World,
     group: Group,
     processes: BTreeMap<MemberId, Process>,
+    /// What a goodbye names.
+    leaving: Option<MemberEpoch>,
 }
 
 fn topic(name: &str) -> TopicName {
@@ -92,6 +94,7 @@ impl Driver {
             host: "h".into(),
             session_timeout: Duration::from_secs(45),
             rebalance_timeout: Duration::from_secs(300),
+            leaving: self.leaving,
         };
         let (changes, answer) = self.group.heartbeat(&beat, Timestamp(1))?;
         self.replay(changes);
@@ -139,8 +142,8 @@ impl Driver {
 
     /// Heartbeats of everybody until nothing moves.
     fn settle(&mut self) {
-        self.assign();
         for _ in 0..6 {
+            self.assign();
             for name in self.processes.keys().cloned().collect::<Vec<_>>() {
                 self.beat(name.as_str()).unwrap();
             }
@@ -232,6 +235,78 @@ fn a_member_that_was_fenced_can_neither_beat_nor_commit() {
     let now = group.has("a")[0];
     assert_eq!(group.commit(stale, now, 8), Err(ErrorCode::StaleMemberEpoch));
     assert!(group.commit(group.as_member("a"), now, 8).is_ok());
+}
+
+#[test]
+fn a_former_self_has_no_say_once_the_member_joined_anew_under_its_id() {
+    let mut group = Driver::new(4);
+    group.join("a").unwrap();
+    group.join("b").unwrap();
+    group.settle();
+    let (former, had, others) = (group.as_member("a"), group.has("a"), group.has("b"));
+    let Committer::Member(_, former_epoch, _) = former else { unreachable!("it is a member") };
+    assert!(group.commit(former.clone(), had[0], 100).is_ok());
+    // It crashed and is back, while a commit of its is on its way.
+    let answer = group.join("a").unwrap();
+    assert_eq!((answer.epoch, answer.assignment), (MemberEpoch::JOIN, Some(Partitions::new())));
+    assert_eq!(group.commit(former.clone(), had[0], 130), Err(ErrorCode::FencedMemberEpoch));
+    group.leaving = Some(former_epoch);
+    let goodbye = group.send("a", MemberEpoch::LEAVE, None).unwrap_err();
+    assert_eq!(
+        (goodbye.code, goodbye.field.as_deref()),
+        (ErrorCode::FencedMemberEpoch, Some("leaving_epoch"))
+    );
+    // Its answer was lost, and it asks again: that puts nothing off.
+    let epoch = group.group.epoch;
+    group.join("a").unwrap();
+    assert_eq!(group.group.epoch, epoch);
+    group.assign();
+    group.join("a").unwrap();
+    assert_eq!(
+        (group.has("a"), group.group.epoch),
+        (had.clone(), epoch),
+        "what it had, with the next target"
+    );
+    assert_eq!(group.commit(former, had[0], 130), Err(ErrorCode::StaleMemberEpoch));
+    assert!(group.commit(group.as_member("a"), had[0], 130).is_ok());
+    assert_eq!(group.send("a", MemberEpoch::LEAVE, None).unwrap_err().code, ErrorCode::FencedMemberEpoch);
+    // Nobody else gives anything back for it.
+    for _ in 0..3 {
+        group.beat("b").unwrap();
+        assert_eq!(group.has("b"), others);
+    }
+    assert_eq!(group.group.state(), GroupState::Stable);
+    // An answer that was lost behind the first epoch: again the same.
+    group.join("a").unwrap();
+    group.settle();
+    assert_eq!((group.has("a"), group.has("b")), (had, others));
+    group.leaving = Some(group.processes[&member("a")].epoch);
+    group.leave("a", MemberEpoch::LEAVE);
+    group.leaving = None;
+    group.settle();
+    assert_eq!(group.has("b").len(), 4);
+}
+
+#[test]
+fn a_static_member_that_comes_back_under_its_id_gets_the_same_and_its_former_commits_do_not_count() {
+    let mut group = Driver::new(4);
+    let instance = InstanceId::new("i").unwrap();
+    group.processes.insert(member("a"), Process { instance: Some(instance.clone()), ..Process::default() });
+    group.join("a").unwrap();
+    group.join("b").unwrap();
+    group.settle();
+    let (had, others) = (group.has("a"), group.has("b"));
+    let Committer::Member(id, epoch, _) = group.as_member("a") else { unreachable!("it is a member") };
+    let former = Committer::Member(id, epoch, Some(instance));
+    group.leaving = Some(epoch);
+    group.send("a", MemberEpoch::LEAVE_FOR_NOW, None).unwrap();
+    group.send("a", MemberEpoch::LEAVE_FOR_NOW, None).unwrap();
+    group.join("a").unwrap();
+    group.settle();
+    assert_eq!((group.has("a"), group.has("b")), (had.clone(), others));
+    assert_eq!(group.commit(former, had[0], 130), Err(ErrorCode::StaleMemberEpoch));
+    let late = group.send("a", MemberEpoch::LEAVE_FOR_NOW, None).unwrap_err();
+    assert_eq!(late.code, ErrorCode::FencedMemberEpoch);
 }
 
 #[test]

@@ -69,6 +69,7 @@ impl Client {
             session_timeout_ms: Some(self.session_ms),
             rebalance_timeout_ms: Some(self.rebalance_ms),
             max_wait_ms: Some(wait),
+            ..Default::default()
         }
     }
 

@@ -73,6 +73,8 @@ pub struct Outgoing {
     pub has: Option<Partitions>,
     /// How long the answer may wait.
     pub max_wait: Duration,
+    /// The epoch that it had, if it leaves: a goodbye that comes late must not put out the member that joined anew.
+    pub leaving: Option<MemberEpoch>,
 }
 
 /// What the coordinator answered.

@@ -167,8 +167,8 @@ impl World {
         }
     }
 
-    /// The coordinator handles a heartbeat, or looks at a held one again.
-    fn handle(&mut self, process: usize, beat: &Outgoing, held: Option<(u64, (MemberEpoch, Partitions))>) {
+    /// The coordinator handles a heartbeat.
+    fn handle(&mut self, process: usize, beat: &Outgoing) {
         let id = self.processes[process].member.id().clone();
         let heartbeat = Heartbeat {
             member: id.clone(),
@@ -180,6 +180,7 @@ impl World {
             host: "h".into(),
             session_timeout: ms(SESSION),
             rebalance_timeout: ms(REBALANCE),
+            leaving: beat.leaving,
         };
         let before = self.group.members.get(&id).map(|member| member.current.clone());
         let outcome = match self.group.heartbeat(&heartbeat, Timestamp(1)) {
@@ -189,24 +190,21 @@ impl World {
                 Ok(answer)
             }
         };
-        let owned = |group: &Group| -> Partitions {
-            let member = group.members.get(&id);
-            member.map(|member| member.current.owned.keys().copied().collect()).unwrap_or_default()
-        };
+        // It has another call now; the one before has nothing more to tell.
+        if outcome.is_ok()
+            && let Some(held) = self.held.remove(&id)
+        {
+            let answer = Answer { epoch: held.told.0, assignment: None, interval: INTERVAL };
+            self.reply(held.process, held.number, Ok(answer));
+        }
         let stays = beat.epoch >= MemberEpoch::JOIN;
         if let Ok(answer) = &outcome
             && stays
         {
-            let told = held.clone().map_or_else(
-                || {
-                    let owned = before.map(|current| current.owned.into_keys().collect());
-                    (beat.epoch, beat.has.clone().or(owned).unwrap_or_default())
-                },
-                |(_, told)| told,
-            );
-            let news = told != (answer.epoch, owned(&self.group));
-            let until = held.map_or(self.now + beat.max_wait.as_millis() as u64, |(until, _)| until);
-            if !news && self.now < until {
+            let owned = before.map(|current| current.owned.into_keys().collect());
+            let told = (beat.epoch, beat.has.clone().or(owned).unwrap_or_default());
+            let until = self.now + beat.max_wait.as_millis() as u64;
+            if told == (answer.epoch, self.owned(&id)) && self.now < until {
                 self.sessions.insert(id.clone(), self.now + SESSION + (until - self.now));
                 self.held.insert(id, Held { process, number: beat.number, until, told });
                 return;
@@ -216,7 +214,7 @@ impl World {
             if stays {
                 self.sessions.insert(id.clone(), self.now + SESSION);
             }
-            let assignment = answer.assignment.or_else(|| stays.then(|| owned(&self.group)));
+            let assignment = answer.assignment.or_else(|| stays.then(|| self.owned(&id)));
             Answer { epoch: answer.epoch, assignment, interval: INTERVAL }
         });
         self.reply(process, beat.number, outcome);
@@ -254,16 +252,28 @@ impl World {
         self.sessions.retain(|id, _| self.group.members.contains_key(id));
         self.patience.retain(|id, _| self.group.members.contains_key(id));
         for (id, held) in std::mem::take(&mut self.held) {
-            let epoch = self.group.members.get(&id).map_or(held.told.0, |member| member.current.epoch);
-            let beat = Outgoing {
-                number: held.number,
-                epoch: if epoch == MemberEpoch::JOIN { MemberEpoch(1) } else { epoch },
-                subscription: None,
-                has: None,
-                max_wait: Duration::ZERO,
+            if let Some(change) = self.group.push(&id) {
+                self.replay(&[change]);
+            }
+            let Some(member) = self.group.members.get(&id) else {
+                let refusal = Refusal::new(ErrorCode::UnknownMember, "it is out");
+                self.reply(held.process, held.number, Err(refusal));
+                continue;
             };
-            self.handle(held.process, &beat, Some((held.until, held.told)));
+            let (epoch, owned) = (member.current.epoch, self.owned(&id));
+            if held.told == (epoch, owned.clone()) && self.now < held.until {
+                self.held.insert(id, held);
+                continue;
+            }
+            self.sessions.insert(id, self.now + SESSION);
+            let answer = Answer { epoch, assignment: Some(owned), interval: INTERVAL };
+            self.reply(held.process, held.number, Ok(answer));
         }
+    }
+
+    fn owned(&self, id: &MemberId) -> Partitions {
+        let member = self.group.members.get(id);
+        member.map(|member| member.current.owned.keys().copied().collect()).unwrap_or_default()
     }
 
     fn tick(&mut self) {
@@ -272,9 +282,7 @@ impl World {
         let (asked, later): (Vec<_>, Vec<_>) = self.asked.drain(..).partition(|asked| due(asked.arrives));
         self.asked = later;
         for asked in asked {
-            let id = self.processes[asked.process].member.id().clone();
-            self.held.remove(&id);
-            self.handle(asked.process, &asked.beat, None);
+            self.handle(asked.process, &asked.beat);
         }
         self.coordinate();
         let now = self.now;
@@ -314,6 +322,16 @@ impl World {
                         continue;
                     }
                     let late = if self.chaos { self.draw(400) } else { self.draw(40) };
+                    // The member gave it up and asked through another broker, and then it comes all the same. Its answer goes
+                    // nowhere.
+                    if self.chaos && beat.epoch != MemberEpoch::JOIN && self.chance(4) {
+                        let arrives = now + late + self.draw(4_000);
+                        self.asked.push(Asked {
+                            arrives,
+                            process: index,
+                            beat: Outgoing { number: 0, ..beat.clone() },
+                        });
+                    }
                     let process = &mut self.processes[index];
                     // One after the other, as on one connection.
                     let arrives = (now + late).max(process.lost_last_ask);

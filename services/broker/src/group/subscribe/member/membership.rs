@@ -32,8 +32,9 @@ impl Subscription {
     }
 
     pub(super) fn send(&mut self, outgoing: Outgoing) {
-        let Outgoing { number, epoch, subscription, has, max_wait } = outgoing;
+        let Outgoing { number, epoch, subscription, has, max_wait, leaving } = outgoing;
         let mut request = self.options.beat(epoch);
+        request.leaving_epoch = leaving.map(|epoch| epoch.0);
         request.max_wait_ms = Some(millis(max_wait.min(check::longest_wait(self.options.session))));
         request.has = has.as_ref().map(starts::assigned);
         if subscription.is_some() {
