@@ -384,10 +384,8 @@ impl<'a> Member<'a> {
             let start = committed.unwrap_or(0);
             let (board, group) = (&self.seat.board, self.seat.group.group);
             let read = OffsetRead { group, partition: *partition, asked, at: board.now(), offset: committed };
-            let mut history = board.history.borrow_mut();
-            history.groups.reads.push(read);
-            history.groups.begins(held.hold, start);
-            drop(history);
+            board.history.borrow_mut().groups.reads.push(read);
+            board.history.borrow_mut().groups.begins(held.hold, start);
             (held.next, held.committed) = (Some(start), committed);
             let place = Start::Offset(Offset(start));
             if let Err(error) = self.reader.assign(held.topic, held.index, place).await {

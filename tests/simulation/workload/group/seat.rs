@@ -166,10 +166,13 @@ impl Seat {
     }
 
     /// The partition and the records of an answer, and where the next ones begin.
-    pub fn records(&self, data: &proto::PartitionData) -> Option<(Partition, Vec<(i64, Value)>, i64)> {
+    pub fn records(&self, data: &proto::PartitionData) -> Option<Given> {
         Some((number(&data.topic, data.partition)?, records_of(data), data.next_offset))
     }
 }
+
+/// The partition and the records of an answer, and where the next ones begin.
+pub type Given = (Partition, Vec<(i64, Value)>, i64);
 
 /// The partitions that a member of a Subscribe or of Poll has: each with its hold.
 #[derive(Debug, Clone, Copy)]
