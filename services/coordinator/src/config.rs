@@ -92,6 +92,11 @@ pub const DEFAULT_LOADS_AT_ONCE: usize = 16;
 /// Bytes that one read of a shard's log asks for.
 pub const DEFAULT_LOAD_FETCH_BYTES: usize = 2 * 1024 * 1024;
 
+/// Bytes of calls that wait while their shard is loaded, for each shard.
+pub const DEFAULT_EARLY_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of records and answers that wait while a shard's log takes no writes, for each shard.
+pub const DEFAULT_BACKLOG_BYTES: usize = 32 * 1024 * 1024;
+
 /// How much at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CoordinatorLimits {
@@ -104,6 +109,12 @@ pub struct CoordinatorLimits {
     pub loads_at_once: usize,
     /// Bytes that one read of a shard's log asks for. Default 2 MiB.
     pub load_fetch_bytes: usize,
+    /// Bytes of calls that wait while their shard is loaded, for each shard; others are refused at once with
+    /// COORDINATOR_NOT_AVAILABLE. Default 16 MiB.
+    pub early_bytes: usize,
+    /// Bytes of records and answers that wait while a shard's log takes no writes, for each shard, roughly. Beyond it calls that
+    /// write are refused with COORDINATOR_NOT_AVAILABLE. Default 32 MiB.
+    pub backlog_bytes: usize,
 }
 
 impl Default for CoordinatorLimits {
@@ -113,6 +124,8 @@ impl Default for CoordinatorLimits {
             in_flight_bytes: DEFAULT_IN_FLIGHT_BYTES,
             loads_at_once: DEFAULT_LOADS_AT_ONCE,
             load_fetch_bytes: DEFAULT_LOAD_FETCH_BYTES,
+            early_bytes: DEFAULT_EARLY_BYTES,
+            backlog_bytes: DEFAULT_BACKLOG_BYTES,
         }
     }
 }
@@ -130,6 +143,9 @@ impl CoordinatorLimits {
         if self.loads_at_once == 0 {
             return wrong("limits.loads_at_once", "must be above 0");
         }
+        if self.early_bytes == 0 || self.backlog_bytes == 0 {
+            return wrong("limits", "early_bytes and backlog_bytes must be above 0");
+        }
         // A Fetch's own bound.
         if self.load_fetch_bytes == 0 || self.load_fetch_bytes > 50 << 20 {
             return wrong("limits.load_fetch_bytes", "must be above 0 and at most 50 MiB");
@@ -137,6 +153,10 @@ impl CoordinatorLimits {
         Ok(())
     }
 }
+
+/// Between two writes of a shard that has nothing to write. Far below the day after which a log forgets a producer that wrote
+/// nothing, and with it the fence; what is written then keeps both.
+pub const DEFAULT_MARKER: Duration = Duration::from_secs(3600);
 
 /// How often and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,6 +187,8 @@ pub struct CoordinatorIntervals {
     pub start: Duration,
     /// Between two looks at the lag of all groups. Default 10 s.
     pub lag: Duration,
+    /// Between two writes of a shard that has nothing to write; far below the brokers' `producer.id.expiration.ms`. Default 1 h.
+    pub marker: Duration,
 }
 
 impl Default for CoordinatorIntervals {
@@ -185,6 +207,7 @@ impl Default for CoordinatorIntervals {
             shutdown: Duration::from_secs(10),
             start: Duration::from_secs(60),
             lag: Duration::from_secs(10),
+            marker: DEFAULT_MARKER,
         }
     }
 }
@@ -192,8 +215,11 @@ impl Default for CoordinatorIntervals {
 impl CoordinatorIntervals {
     fn validate(&self) -> Result<(), ConfigError> {
         let wrong = |setting, problem: &str| Err(ConfigError { setting, problem: problem.to_owned() });
-        if self.heartbeat.is_zero() || self.retry_first.is_zero() || self.lag.is_zero() {
-            return wrong("intervals", "heartbeat, retry_first and lag must be above 0");
+        if self.heartbeat.is_zero() || self.retry_first.is_zero() {
+            return wrong("intervals", "heartbeat and retry_first must be above 0");
+        }
+        if self.lag.is_zero() || self.marker.is_zero() {
+            return wrong("intervals", "lag and marker must be above 0");
         }
         if self.heartbeat >= self.session {
             return wrong(

@@ -214,8 +214,8 @@ async fn look(node: &Node) -> LagSnapshot {
         let Some(Reply::ListGroups(list)) = ask(node, shard, all).await else { continue };
         for group in list.groups {
             groups.extend(size(&group));
-            let one = v1::DescribeGroupsRequest { group_ids: vec![group.group_id] };
-            let Some(Reply::DescribeGroup(told)) = ask(node, shard, ShardCall::DescribeGroup(one)).await
+            let Ok(id) = GroupId::new(&group.group_id) else { continue };
+            let Some(Reply::DescribeGroup(told)) = ask(node, shard, ShardCall::DescribeOffsets(id)).await
             else {
                 continue;
             };

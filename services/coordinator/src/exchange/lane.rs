@@ -13,6 +13,11 @@ use tonic_prost::prost::Message;
 /// Bytes of answers that go in one message, unless one alone has more.
 const MESSAGE_BYTES: usize = 1 << 20;
 
+/// Bytes of one answer. A larger one could break the stream that all calls of a broker share.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
+/// What a call that only waits keeps of the budget, in bytes: it was read, and what it brought is let go.
+const HELD_BYTES: usize = 1024;
+
 /// Where the answer to a call goes. One that is dropped says that the coordinator cannot tell.
 #[derive(Debug)]
 pub struct Answer(Option<To>);
@@ -33,6 +38,14 @@ impl Answer {
     pub fn here() -> (Answer, oneshot::Receiver<Result<Reply, ApiError>>) {
         let (sender, receiver) = oneshot::channel();
         (Answer(Some(To::Here(sender))), receiver)
+    }
+
+    /// What was asked is no longer held, only that it was: what it took of the budget beyond that is free again.
+    pub fn shrink(&mut self) {
+        if let Some(To::Stream { charge, .. }) = &mut self.0 {
+            let over = charge.num_permits().saturating_sub(super::units(HELD_BYTES));
+            drop(charge.split(over));
+        }
     }
 
     /// Answers.
@@ -72,7 +85,8 @@ pub struct Lane {
 #[derive(Debug, Default)]
 struct State {
     calls: BTreeMap<u64, (PartitionId, CallId)>,
-    replies: VecDeque<(GroupReply, OwnedSemaphorePermit)>,
+    // With its bytes.
+    replies: VecDeque<(GroupReply, usize, OwnedSemaphorePermit)>,
     is_closed: bool,
 }
 
@@ -88,14 +102,23 @@ impl Lane {
     }
 
     fn push(&self, id: u64, reply: Result<Reply, ApiError>, charge: OwnedSemaphorePermit) {
-        let reply = match reply {
+        let refused = |error: ApiError| GroupReply { id, error: Some(error.to_proto()), reply: None };
+        let mut reply = match reply {
             Ok(reply) => GroupReply { id, error: None, reply: Some(reply) },
-            Err(error) => GroupReply { id, error: Some(error.to_proto()), reply: None },
+            Err(error) => refused(error),
         };
+        let mut bytes = reply.encoded_len();
+        if bytes > MAX_ANSWER_BYTES {
+            let message = format!(
+                "the answer has {bytes} bytes, more than the {MAX_ANSWER_BYTES} that go at once; ask for fewer partitions"
+            );
+            reply = refused(ApiError::new(ErrorCode::InvalidRequest, message));
+            bytes = reply.encoded_len();
+        }
         let mut state = self.lock();
         state.calls.remove(&id);
         if !state.is_closed {
-            state.replies.push_back((reply, charge));
+            state.replies.push_back((reply, bytes, charge));
             drop(state);
             self.bell.notify_one();
         }
@@ -105,12 +128,12 @@ impl Lane {
     pub fn take(&self) -> Vec<GroupReply> {
         let mut state = self.lock();
         let (mut replies, mut bytes) = (Vec::new(), 0);
-        while let Some((reply, _)) = state.replies.front() {
-            bytes += reply.encoded_len();
+        while let Some((_, more, _)) = state.replies.front() {
+            bytes += more;
             if bytes > MESSAGE_BYTES && !replies.is_empty() {
                 break;
             }
-            replies.extend(state.replies.pop_front().map(|(reply, _)| reply));
+            replies.extend(state.replies.pop_front().map(|(reply, _, _)| reply));
         }
         replies
     }
@@ -137,5 +160,46 @@ impl Lane {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         // Whole at every step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thalweg_proto::v1;
+    use tokio::sync::Semaphore;
+
+    fn charge(budget: &Arc<Semaphore>, units: u32) -> OwnedSemaphorePermit {
+        Arc::clone(budget).try_acquire_many_owned(units).unwrap()
+    }
+
+    #[test]
+    fn an_answer_that_is_too_large_fails_alone() {
+        let (budget, lane) = (Arc::new(Semaphore::new(8)), Arc::new(Lane::default()));
+        let offsets = |bytes: usize| {
+            let one = v1::CommittedOffset { metadata: "m".repeat(bytes), ..Default::default() };
+            Ok(Reply::FetchOffsets(v1::FetchOffsetsResponse { offsets: vec![one] }))
+        };
+        Answer::to_stream(Arc::clone(&lane), 1, charge(&budget, 1)).give(offsets(MAX_ANSWER_BYTES));
+        Answer::to_stream(Arc::clone(&lane), 2, charge(&budget, 1)).give(offsets(1));
+        let replies = lane.take();
+        let code = |reply: &GroupReply| reply.error.as_ref().map(|error| ApiError::from_proto(error).code);
+        let told: Vec<_> = replies.iter().map(|reply| (reply.id, code(reply))).collect();
+        assert_eq!(told, [(1, Some(ErrorCode::InvalidRequest)), (2, None)]);
+        assert_eq!(budget.available_permits(), 8);
+    }
+
+    #[test]
+    fn a_call_that_waits_holds_little_of_the_budget() {
+        let (budget, lane) = (Arc::new(Semaphore::new(1_000)), Arc::new(Lane::default()));
+        let mut answer = Answer::to_stream(Arc::clone(&lane), 1, charge(&budget, 1_000));
+        answer.shrink();
+        let kept = super::super::units(HELD_BYTES);
+        assert_eq!(budget.available_permits(), 1_000 - kept);
+        answer.shrink();
+        assert_eq!(budget.available_permits(), 1_000 - kept);
+        drop(answer);
+        lane.take();
+        assert_eq!(budget.available_permits(), 1_000);
     }
 }

@@ -4,6 +4,7 @@
 //!   messages ─► (loading: they wait) ─► Shard::handle ─► records ─► Writer ─► durable ─► answers
 //! ```
 
+mod early;
 mod load;
 mod task;
 mod waiting;

@@ -1,14 +1,16 @@
 //! One shard's task: from the lease to its end.
 
+use super::early::Early;
 use super::load::load;
 use super::waiting::Waiting;
 use super::write::{Encoded, Times, WriteError, Writer};
 use super::{Call, Message};
 use crate::node::Node;
-use crate::shard::{CallId, ClusterTopics, Output, Shard, ShardCall, WriteId};
+use crate::shard::{CallId, ClusterTopics, Output, Shard, ShardCall, WriteId, record_bytes};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use thalweg_core::group::lease_marker;
+use std::time::Duration;
+use thalweg_core::group::{GroupRecord, lease_marker};
 use thalweg_core::metadata::ShardLease;
 use thalweg_core::metadata::command::Refusal;
 use thalweg_core::planted::{Bug, planted};
@@ -21,6 +23,8 @@ use tokio::time::Instant;
 
 /// Messages that one turn of the loop takes.
 const TURN: usize = 256;
+/// A tick that comes later than this says that the whole process stood still: members were not heard, which is not their fault.
+const LATE: Duration = Duration::from_millis(500);
 /// A batch's bound where the topic's is not known.
 const DEFAULT_BATCH_BYTES: usize = 1 << 20;
 
@@ -80,6 +84,14 @@ struct Task {
 struct Serving {
     shard: Shard,
     out: Output,
+    // Records that wait for room at the writer.
+    unwritten: Vec<(WriteId, Vec<GroupRecord>)>,
+    // Bytes of those, and of the answers that wait with them.
+    backlog: usize,
+    // When something was handed to the writer.
+    wrote: Instant,
+    // Nothing was written for long.
+    marker_due: bool,
     under_way: VecDeque<Submission>,
     // Answers that wait for nothing more.
     ready: Vec<Told>,
@@ -98,12 +110,10 @@ struct Submission {
 /// A call and its answer.
 type Told = (CallId, Result<Reply, Refusal>);
 
-type Early = Vec<(CallId, ShardCall)>;
-
 impl Task {
     /// Writes the marker and loads the shard. Calls that come meanwhile wait.
     async fn take_over(&mut self) -> Result<(Shard, Early), Ended> {
-        let mut early = Early::new();
+        let mut early = Early::new(self.node.config.limits.early_bytes);
         let marker = self.marker();
         self.writer.submit(&[marker], self.batch_bytes(), self.node.clock.now());
         let marker = loop {
@@ -114,8 +124,8 @@ impl Task {
                     Ok(offset) => break offset,
                     Err(error) => return Err(Ended::Write(error)),
                 },
-                Some(message) = self.inbox.recv() => take_early(message, &mut early, &mut self.waiting),
-                () = sleep_until(self.waiting.next_deadline()) => self.waiting.expire(Instant::now(), &loading()),
+                Some(message) = self.inbox.recv() => early.take(message, &mut self.waiting),
+                () = sleep_until(self.waiting.next_deadline()) => early.expire(Instant::now(), &mut self.waiting),
                 Ok(()) = self.topics.changed() => self.writer.metadata_changed(),
             }
         };
@@ -133,8 +143,8 @@ impl Task {
                 biased;
                 () = self.over.triggered() => return Err(Ended::Over(Box::new(None))),
                 shard = &mut loaded => return Ok((shard, early)),
-                Some(message) = self.inbox.recv() => take_early(message, &mut early, &mut self.waiting),
-                () = sleep_until(self.waiting.next_deadline()) => self.waiting.expire(Instant::now(), &loading()),
+                Some(message) = self.inbox.recv() => early.take(message, &mut self.waiting),
+                () = sleep_until(self.waiting.next_deadline()) => early.expire(Instant::now(), &mut self.waiting),
             }
         }
     }
@@ -143,6 +153,11 @@ impl Task {
         let mut serving = Serving {
             shard,
             out: Output::default(),
+            unwritten: Vec::new(),
+            backlog: 0,
+            // The marker, just now.
+            wrote: Instant::now(),
+            marker_due: false,
             under_way: VecDeque::new(),
             ready: Vec::new(),
             unproven: Vec::new(),
@@ -151,13 +166,14 @@ impl Task {
         self.node.shards.set_served(self.at.partition, self.lease.epoch);
         let mut topics = Arc::clone(&self.topics.borrow_and_update());
         serving.shard.topics_changed(&*topics, self.node.now(), &mut serving.out);
-        for (id, call) in early {
-            serving.shard.handle(id, call, &*topics, self.node.now(), &mut serving.out);
+        for (id, call) in early.into_calls() {
+            self.handle(&mut serving, id, call, &topics);
         }
         let mut messages = Vec::with_capacity(TURN);
         loop {
             self.pass_on(&mut serving);
             let wake = serving.shard.next_wake().map(|at| self.node.started + at);
+            let marker_at = serving.wrote + self.node.config.intervals.marker;
             let Serving { shard, out, .. } = &mut serving;
             tokio::select! {
                 biased;
@@ -171,7 +187,25 @@ impl Task {
                     self.writer.metadata_changed();
                     shard.topics_changed(&*topics, self.node.now(), out);
                 }
-                () = sleep_until(wake) => shard.tick(&*topics, self.node.now(), out),
+                () = sleep_until(wake) => {
+                    let late = wake.map_or(Duration::ZERO, |wake| wake.elapsed());
+                    if late > LATE {
+                        tracing::warn!(shard = %self.at, ?late, "the coordinator stood still; members get that time back");
+                        // And what is on its way still has to come in.
+                        shard.postpone(late + LATE);
+                        // What came meanwhile was in time.
+                        while messages.len() < TURN && let Ok(message) = self.inbox.try_recv() {
+                            messages.push(message);
+                        }
+                        self.take_in(&mut serving, &mut messages, &topics);
+                    }
+                    let Serving { shard, out, .. } = &mut serving;
+                    shard.tick(&*topics, self.node.now(), out);
+                }
+                () = tokio::time::sleep_until(marker_at) => {
+                    serving.wrote = Instant::now();
+                    serving.marker_due = true;
+                }
                 () = sleep_until(self.waiting.next_deadline()) => {
                     let message = "the answer was not durable in time; what was asked may happen yet";
                     self.waiting.expire(Instant::now(), &ApiError::new(ErrorCode::RequestTimedOut, message));
@@ -182,36 +216,65 @@ impl Task {
                         // Only this task's lease holds the other end: it is over.
                         return Ended::Over(Box::new(Some(serving)));
                     }
-                    for message in messages.drain(..) {
-                        match message {
-                            Message::Calls(calls) => {
-                                for Call { id, what, answer, until } in calls {
-                                    self.waiting.add(id, answer, until);
-                                    shard.handle(id, what, &*topics, self.node.now(), out);
-                                }
-                            }
-                            Message::Cancel(ids) => {
-                                for id in ids {
-                                    shard.handle(id, ShardCall::Cancel, &*topics, self.node.now(), out);
-                                }
-                            }
-                        }
+                    self.take_in(&mut serving, &mut messages, &topics);
+                }
+            }
+        }
+    }
+
+    fn take_in(&mut self, serving: &mut Serving, messages: &mut Vec<Message>, topics: &ClusterTopics) {
+        for message in messages.drain(..) {
+            match message {
+                Message::Calls(calls) => {
+                    for Call { id, what, answer, until } in calls {
+                        self.waiting.add(id, answer, until);
+                        self.handle(serving, id, what, topics);
+                    }
+                }
+                Message::Cancel(ids) => {
+                    for id in ids {
+                        self.handle(serving, id, ShardCall::Cancel, topics);
                     }
                 }
             }
         }
     }
 
+    fn handle(&mut self, serving: &mut Serving, id: CallId, call: ShardCall, topics: &ClusterTopics) {
+        if serving.backlog > self.node.config.limits.backlog_bytes && call.needs_write() {
+            if let Some(answer) = self.waiting.take(id) {
+                let message = "the log of groups takes no writes at the moment; retry";
+                answer.give(Err(ApiError::new(ErrorCode::CoordinatorNotAvailable, message)));
+            }
+            return;
+        }
+        let is_heartbeat = matches!(call, ShardCall::Heartbeat { .. });
+        serving.shard.handle(id, call, topics, self.node.now(), &mut serving.out);
+        if !self.writer.has_room() {
+            serving.set_aside();
+        }
+        if is_heartbeat {
+            self.waiting.shrink(id);
+        }
+    }
+
     /// Hands records to the writer, and answers to their callers.
     fn pass_on(&mut self, serving: &mut Serving) {
         let doubtful = self.node.membership.may_be_fenced(self.node.config.intervals.session);
-        let Serving { shard, out, under_way, ready, unproven } = serving;
-        for (id, reply) in out.replies.drain(..) {
-            if doubtful || needs_proof(&reply) { unproven.push((id, reply)) } else { ready.push((id, reply)) }
+        for (id, reply) in std::mem::take(&mut serving.out.replies) {
+            if doubtful || needs_proof(&reply) {
+                serving.prove(id, reply);
+            } else {
+                serving.ready.push((id, reply));
+            }
         }
-        if (!out.writes.is_empty() || !unproven.is_empty()) && self.writer.has_room() {
-            let upto = out.writes.last().map(|(id, _)| *id);
-            let records = out.writes.drain(..).flat_map(|(_, records)| records);
+        serving.set_aside();
+        let Serving { shard, unwritten, under_way, ready, unproven, .. } = serving;
+        let wanted = !unwritten.is_empty() || !unproven.is_empty() || serving.marker_due;
+        if wanted && self.writer.has_room() {
+            (serving.backlog, serving.wrote, serving.marker_due) = (0, Instant::now(), false);
+            let upto = unwritten.last().map(|(id, _)| *id);
+            let records = unwritten.drain(..).flat_map(|(_, records)| records);
             let mut records: Vec<Encoded> = records.map(|record| record.encode()).collect();
             if records.is_empty() {
                 records.push(self.marker());
@@ -299,8 +362,21 @@ impl Serving {
         self.out.writes.append(&mut out.writes);
         // What waited for this very write stands; what was asked after it was sent is not shown by it.
         for (id, reply) in out.replies {
-            if needs_proof(&reply) { self.unproven.push((id, reply)) } else { self.ready.push((id, reply)) }
+            if needs_proof(&reply) { self.prove(id, reply) } else { self.ready.push((id, reply)) }
         }
+    }
+
+    /// Counts what is to be written.
+    fn set_aside(&mut self) {
+        let records = self.out.writes.iter().flat_map(|(_, records)| records);
+        self.backlog += records.map(record_bytes).sum::<usize>();
+        self.unwritten.append(&mut self.out.writes);
+    }
+
+    /// The answer leaves with the next write that becomes durable.
+    fn prove(&mut self, id: CallId, reply: Result<Reply, Refusal>) {
+        self.backlog += std::mem::size_of::<Told>() + reply.as_ref().map_or(0, Reply::encoded_len);
+        self.unproven.push((id, reply));
     }
 }
 
@@ -311,29 +387,12 @@ fn needs_proof(reply: &Result<Reply, Refusal>) -> bool {
     matches!(reply, Ok(Reply::FetchOffsets(_)))
 }
 
-fn take_early(message: Message, early: &mut Early, waiting: &mut Waiting) {
-    match message {
-        Message::Calls(calls) => {
-            for Call { id, what, answer, until } in calls {
-                waiting.add(id, answer, until);
-                early.push((id, what));
-            }
-        }
-        // In its turn: the call that it cancels is not known to the shard yet.
-        Message::Cancel(ids) => early.extend(ids.into_iter().map(|id| (id, ShardCall::Cancel))),
-    }
-}
-
 fn refused(refusal: &Refusal) -> ApiError {
     let error = ApiError::new(refusal.code, refusal.message.clone());
     match &refusal.field {
         Some(field) => error.with_field(field.clone()),
         None => error,
     }
-}
-
-fn loading() -> ApiError {
-    ApiError::new(ErrorCode::CoordinatorNotAvailable, "the coordinator is still loading the group; retry")
 }
 
 /// What callers of a shard are told that is not served here.

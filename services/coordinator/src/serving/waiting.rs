@@ -34,14 +34,24 @@ impl Waiting {
         self.deadlines.first().map(|(until, _)| *until)
     }
 
-    /// Refuses the calls whose time is over.
-    pub fn expire(&mut self, now: Instant, error: &ApiError) {
+    /// What a call asked is done or held in another form: it takes little of the budget from now on.
+    pub fn shrink(&mut self, id: CallId) {
+        if let Some((answer, _)) = self.calls.get_mut(&id) {
+            answer.shrink();
+        }
+    }
+
+    /// Refuses the calls whose time is over: which.
+    pub fn expire(&mut self, now: Instant, error: &ApiError) -> Vec<CallId> {
+        let mut expired = Vec::new();
         while let Some((until, id)) = self.deadlines.first().copied().filter(|(until, _)| *until <= now) {
             self.deadlines.remove(&(until, id));
             if let Some((answer, _)) = self.calls.remove(&id) {
                 answer.give(Err(error.clone()));
+                expired.push(id);
             }
         }
+        expired
     }
 
     /// Refuses all.

@@ -26,7 +26,8 @@ use tonic::{Request, Status, Streaming};
 
 /// Batches that are sent and not acknowledged: as many as a broker remembers of a producer, so that each can be sent again.
 pub const IN_FLIGHT: usize = 5;
-/// The largest batch, in bytes, before compression: a fetch never has to hold more at once. The topic may ask for less.
+/// The largest batch of several records, in bytes, before compression: a fetch never has to hold more at once. The topic may ask
+/// for less. A record that is larger goes alone; the shard makes none that the topic does not take.
 const MAX_BATCH_BYTES: usize = 1 << 20;
 /// Bytes of a batch from which on compressing it is worth its time.
 const COMPRESS_FROM: usize = 16 * 1024;

@@ -10,6 +10,9 @@ use thalweg_core::metadata::command::Refusal;
 use thalweg_proto::internal::v1::group_reply::Reply;
 use thalweg_proto::v1;
 
+/// Bytes of all members' subscriptions in one description; each has an equal part.
+const MAX_TOLD_BYTES: usize = 4 << 20;
+
 impl Shard {
     /// Answered at once, even while writes are stuck: it is for people, who may want to know why.
     pub(super) fn list_groups(&mut self, call: CallId, request: &v1::ListGroupsRequest, out: &mut Output) {
@@ -41,6 +44,33 @@ impl Shard {
         };
         let reply = Reply::DescribeGroup(v1::DescribeGroupsResponse { groups: vec![result] });
         self.answer(&id, call, Ok(reply), out);
+    }
+
+    /// What the lag is made of, however many members there are.
+    pub(super) fn describe_offsets(&mut self, call: CallId, id: &GroupId, out: &mut Output) {
+        let result = match self.known_group(id) {
+            Ok(group) => {
+                let offsets = v1::GroupDescription {
+                    group_id: id.to_string(),
+                    state: wire::state(group.state()) as i32,
+                    partitions: group
+                        .offsets
+                        .iter()
+                        .map(|((name, partition), offset)| v1::GroupPartition {
+                            topic: name.to_string(),
+                            partition: partition.get(),
+                            committed_offset: Some(offset.offset.get()),
+                            ..v1::GroupPartition::default()
+                        })
+                        .collect(),
+                    ..v1::GroupDescription::default()
+                };
+                result(id, Some(offsets), None)
+            }
+            Err(refusal) => result(id, None, Some(refusal)),
+        };
+        let reply = Reply::DescribeGroup(v1::DescribeGroupsResponse { groups: vec![result] });
+        self.answer(id, call, Ok(reply), out);
     }
 
     pub(super) fn delete_group(
@@ -113,7 +143,7 @@ fn describe_member(
         client_id: member.client_id.to_string(),
         host: member.host.to_string(),
         member_epoch: current.epoch.0,
-        subscription: Some(wire::wish(&member.subscription)),
+        subscription: Some(wire::wish(&member.subscription, MAX_TOLD_BYTES / group.members.len().max(1))),
         assigned: wire::by_topic(current.owned.keys().chain(current.revoking.keys()), topics),
         target: wire::by_topic(target.iter().flat_map(|target| target.iter()), topics),
     }

@@ -28,12 +28,17 @@ impl Shard {
         now: Now,
         out: &mut Output,
     ) {
-        let (group, beat, wait) = match wire::heartbeat(request, host, &self.config, topics) {
+        let (group, beat, wait) = match wire::heartbeat(request, host, &self.config) {
             Ok(parsed) => parsed,
             Err(refusal) => return out.replies.push((call, Err(refusal))),
         };
-        let outcome =
-            self.room_for(&group, &beat).and_then(|()| self.group(&group).heartbeat(&beat, now.wall));
+        let room = self.room_for(&group, &beat);
+        let outcome = room.and_then(|()| self.group(&group).heartbeat(&beat, now.wall)).and_then(|done| {
+            // Compiling is what costs: only for one that is let in.
+            self.check_pattern(&group, &beat, topics)?;
+            self.check_size(&group, &done.0, topics)?;
+            Ok(done)
+        });
         let (changes, answer) = match outcome {
             Ok(outcome) => outcome,
             Err(refusal) => return self.answer(&group, call, Err(refusal), out),
@@ -48,6 +53,22 @@ impl Shard {
             }
             _ => self.stays(&group, &beat, call, wait, &before, topics, now, out),
         }
+    }
+
+    /// Whether a pattern that the member did not have before can be used.
+    fn check_pattern(
+        &self,
+        group: &GroupId,
+        beat: &Heartbeat,
+        topics: &dyn ImageTopics,
+    ) -> Result<(), Refusal> {
+        let wish = beat.subscription.as_ref();
+        let Some(pattern) = wish.and_then(|wish| wish.pattern.as_ref()) else { return Ok(()) };
+        let known = self.group(group).members.get(&beat.member);
+        if known.is_some_and(|member| member.subscription.pattern.as_ref() == Some(pattern)) {
+            return Ok(());
+        }
+        topics.check_pattern(pattern).map_err(|wrong| wire::invalid("subscription.pattern", wrong))
     }
 
     /// Whether the group, or the shard, takes one more.

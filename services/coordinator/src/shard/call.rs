@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 use thalweg_core::Timestamp;
-use thalweg_core::group::GroupRecord;
+use thalweg_core::group::{GroupId, GroupRecord, MemberEpoch};
 use thalweg_core::metadata::command::Refusal;
 use thalweg_proto::internal::v1::group_reply::Reply;
 use thalweg_proto::v1;
+use tonic_prost::prost::Message;
 
 /// The time of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub enum ShardCall {
     /// `GroupService.DescribeGroups`, for exactly one group. The answer has one entry, without coordinator, log ends and lag:
     /// the caller adds them.
     DescribeGroup(v1::DescribeGroupsRequest),
+    /// The committed offsets of a group, without its members. The answer is that to `DescribeGroup`.
+    DescribeOffsets(GroupId),
     /// `GroupService.DeleteGroups`, for exactly one group. The answer has one entry.
     DeleteGroup(v1::DeleteGroupsRequest),
     /// `GroupService.DeleteOffsets`.
@@ -51,6 +54,40 @@ pub enum ShardCall {
     /// The caller of the heartbeat with this call's id is gone: it need not be answered, and the member's session counts from
     /// now. There is no answer to this itself; a call that waits for a write is answered all the same.
     Cancel,
+}
+
+impl ShardCall {
+    /// Bytes that it takes, about.
+    pub fn bytes(&self) -> usize {
+        let own = std::mem::size_of::<ShardCall>();
+        own + match self {
+            ShardCall::Heartbeat { request, host } => request.encoded_len() + host.len(),
+            ShardCall::CommitOffsets(request) => request.encoded_len(),
+            ShardCall::FetchOffsets(request) => request.encoded_len(),
+            ShardCall::ListGroups(request) => request.encoded_len(),
+            ShardCall::DescribeGroup(request) => request.encoded_len(),
+            ShardCall::DescribeOffsets(_) | ShardCall::Cancel => 0,
+            ShardCall::DeleteGroup(request) => request.encoded_len(),
+            ShardCall::DeleteOffsets(request) => request.encoded_len(),
+        }
+    }
+
+    /// Whether it makes more to be written, or to be kept until something is. A member that only stays does not.
+    pub fn needs_write(&self) -> bool {
+        match self {
+            ShardCall::Heartbeat { request, .. } => {
+                request.member_epoch <= MemberEpoch::JOIN.0 || request.subscription.is_some()
+            }
+            ShardCall::CommitOffsets(_)
+            | ShardCall::FetchOffsets(_)
+            | ShardCall::DeleteGroup(_)
+            | ShardCall::DeleteOffsets(_) => true,
+            ShardCall::ListGroups(_)
+            | ShardCall::DescribeGroup(_)
+            | ShardCall::DescribeOffsets(_)
+            | ShardCall::Cancel => false,
+        }
+    }
 }
 
 /// What a step brought. The caller writes the records in order, and then says that they are [`durable`](super::Shard::durable);

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use thalweg_core::group::heartbeat::MAX_MEMBERS;
-use thalweg_core::group::records::MAX_OFFSET_METADATA;
+use thalweg_core::group::records::{MAX_OFFSET_METADATA, MAX_VALUE_BYTES};
 
 /// Limits and times of groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,9 @@ pub struct GroupConfig {
     pub max_commit: usize,
     /// Partitions that one heartbeat or question may name. Default 200,000.
     pub max_named: usize,
+    /// Bytes of one record, as far as the `max.message.bytes` of `__consumer_offsets` allows it. What needs a larger one is
+    /// refused with INVALID_REQUEST. Default, and at most, 8 MiB.
+    pub max_record_bytes: usize,
     /// What a member may ask for (`group.consumer.min.session.timeout.ms` and `max`). Default 1 s to 30 min.
     pub session_timeouts: RangeInclusive<Duration>,
     /// `session.timeout.ms` of a member that says nothing (`group.consumer.session.timeout.ms`). Default 45 s.
@@ -60,6 +63,7 @@ impl Default for GroupConfig {
             max_held: 50_000,
             max_commit: 10_000,
             max_named: 200_000,
+            max_record_bytes: MAX_VALUE_BYTES,
             session_timeouts: Duration::from_secs(1)..=Duration::from_secs(1_800),
             session_timeout: Duration::from_secs(45),
             rebalance_timeouts: Duration::from_secs(1)..=Duration::from_secs(86_400),

@@ -25,6 +25,7 @@ mod call;
 mod config;
 mod entry;
 mod offsets;
+mod size;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ mod wire;
 
 pub use call::{CallId, Now, Output, ShardCall, WriteId};
 pub use config::GroupConfig;
+pub use size::record_bytes;
 pub use topics::{ClusterTopics, ImageTopics, Patterns};
 
 use answers::{Answer, Answers};
@@ -144,6 +146,7 @@ impl Shard {
             ShardCall::FetchOffsets(request) => self.fetch_offsets(id, request, topics, now, out),
             ShardCall::ListGroups(request) => self.list_groups(id, &request, out),
             ShardCall::DescribeGroup(request) => self.describe_group(id, &request, topics, out),
+            ShardCall::DescribeOffsets(group) => self.describe_offsets(id, &group, out),
             ShardCall::DeleteGroup(request) => self.delete_group(id, &request, topics, now, out),
             ShardCall::DeleteOffsets(request) => self.delete_offsets(id, &request, topics, now, out),
             ShardCall::Cancel => self.cancel(id, now),
@@ -153,6 +156,21 @@ impl Shard {
     /// When something is due, by [`Now::mono`]. `None`: nothing ever is.
     pub fn next_wake(&self) -> Option<Duration> {
         self.timers.next()
+    }
+
+    /// Nothing was heard or done for so long, since whoever drives this stood still: members lose none of their time by it.
+    pub fn postpone(&mut self, by: Duration) {
+        let of = |(group, entry): (&GroupId, &Entry)| {
+            let group = group.clone();
+            entry.presences.keys().map(move |member| (group.clone(), member.clone())).collect::<Vec<_>>()
+        };
+        let all: Vec<(GroupId, MemberId)> = self.groups.iter().flat_map(of).collect();
+        for (group, member) in all {
+            self.with_presence(&group, &member, |presence, _| {
+                presence.session_at = presence.session_at.saturating_add(by);
+                presence.revoke_at = presence.revoke_at.map(|at| at.saturating_add(by));
+            });
+        }
     }
 
     /// All writes up to and with this one are durable. Members whose answer waited for them begin their session.

@@ -5,7 +5,7 @@ use super::call::{Now, Output};
 use super::entry::{Applied, Entry, Presence};
 use super::timers::Timer;
 use super::topics::ImageTopics;
-use super::{Shard, wire};
+use super::{Shard, size, wire};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use thalweg_core::ErrorCode;
@@ -28,6 +28,7 @@ impl Shard {
         if changes.is_empty() {
             return;
         }
+        let most = self.most_bytes(topics);
         let write = self.answers.next_write();
         let entry = self.groups.entry(id.clone()).or_default();
         let (members, offsets) = (entry.group.members.len(), entry.group.offsets.len());
@@ -39,7 +40,7 @@ impl Shard {
         } else {
             std::mem::take(&mut applied.movable).into_iter().collect()
         };
-        let pushed = push(entry, movable, &mut applied);
+        let pushed = push(id, entry, movable, most, &mut applied);
         changes.extend(pushed);
 
         self.members = self.members + entry.group.members.len() - members;
@@ -177,8 +178,15 @@ impl Shard {
     }
 }
 
-/// The steps of members that may be able to take one and can be told of it, or are away.
-fn push(entry: &mut Entry, movable: Vec<MemberId>, applied: &mut Applied) -> Vec<Change> {
+/// The steps of members that may be able to take one and can be told of it, or are away. A step that cannot be written is not
+/// taken.
+fn push(
+    group: &GroupId,
+    entry: &mut Entry,
+    movable: Vec<MemberId>,
+    most: usize,
+    applied: &mut Applied,
+) -> Vec<Change> {
     let mut pushed = Vec::new();
     // A step frees nothing, except that of one that is away: those may let others move, once more.
     let mut next: BTreeSet<MemberId> = movable.into_iter().collect();
@@ -190,6 +198,10 @@ fn push(entry: &mut Entry, movable: Vec<MemberId>, applied: &mut Applied) -> Vec
             continue;
         }
         let Some(change) = entry.group.push(&id) else { continue };
+        if !size::fits(group, &change, most) {
+            tracing::error!(%group, member = %id, most, "a member has more partitions than one record can hold");
+            continue;
+        }
         let before = member.current.owned.clone();
         entry.apply(&change, applied);
         let moved = entry.group.members.get(&id).is_some_and(|member| member.current.owned != before);

@@ -68,6 +68,10 @@ impl Shard {
         }
         for id in assign {
             let changes = self.group(&id).assign(topics, |topic| topics.spec(topic));
+            if let Err(refusal) = self.check_size(&id, &changes, topics) {
+                tracing::error!(group = %id, problem = refusal.message, "the group stays as it was assigned before");
+                continue;
+            }
             self.apply(&id, changes, topics, now, out);
         }
     }

@@ -1,19 +1,19 @@
 //! The topics that groups may read, out of the cluster's metadata, and the patterns that match them.
 
-use regex::{Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thalweg_core::group::heartbeat::MAX_PATTERN;
 use thalweg_core::group::{TopicLookup, TopicSpec};
 use thalweg_core::metadata::MetadataImage;
 use thalweg_core::{TopicId, TopicName};
 
 /// Bytes that a compiled pattern, and what it caches while it matches, may take.
-const MAX_COMPILED_BYTES: usize = 1 << 20;
+const MAX_COMPILED_BYTES: usize = 64 * 1024;
 /// How deep a pattern's groups may be nested.
 const MAX_NESTING: u32 = 50;
 /// Compiled patterns that are kept. Beyond it all are forgotten, and compiled again when they are asked for.
-const MAX_PATTERNS: usize = 1_000;
+const MAX_PATTERNS: usize = 100;
 
 /// Topics as a shard asks for them.
 pub trait ImageTopics: TopicLookup {
@@ -38,17 +38,22 @@ impl Patterns {
     ///
     /// Errors: a sentence that says what is wrong with it.
     pub fn compiled(&self, pattern: &str) -> Result<Regex, String> {
-        // What is behind the lock is a cache, whole at any time.
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(compiled) = known.get(pattern) {
+        // Not under the lock: other shards need it meanwhile.
+        if let Some(compiled) = self.lock().get(pattern) {
             return compiled.clone();
         }
         let compiled = compile(pattern);
+        let mut known = self.lock();
         if known.len() >= MAX_PATTERNS {
             known.clear();
         }
         known.insert(pattern.to_owned(), compiled.clone());
         compiled
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Result<Regex, String>>> {
+        // What is behind the lock is a cache, whole at any time.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -57,9 +62,13 @@ fn compile(pattern: &str) -> Result<Regex, String> {
         return Err(format!("a pattern has at most {MAX_PATTERN} bytes"));
     }
     let build = |text: &str| {
-        let mut builder = RegexBuilder::new(text);
-        builder.size_limit(MAX_COMPILED_BYTES).dfa_size_limit(MAX_COMPILED_BYTES).nest_limit(MAX_NESTING);
-        builder.build().map_err(|error| error.to_string())
+        let with = |unicode| {
+            let mut builder = RegexBuilder::new(text);
+            builder.size_limit(MAX_COMPILED_BYTES).dfa_size_limit(MAX_COMPILED_BYTES).nest_limit(MAX_NESTING);
+            builder.unicode(unicode).build()
+        };
+        // Names are ASCII, and classes like `\w` are far smaller so; a few patterns can be said with Unicode only.
+        with(false).or_else(|_| with(true)).map_err(|error| error.to_string())
     };
     // By itself first, so that `a)|(b` cannot slip out of the group.
     build(pattern)?;
@@ -95,7 +104,7 @@ impl TopicLookup for ClusterTopics {
         let found = match self.patterns.compiled(pattern) {
             Ok(regex) => {
                 let users = self.image.topics().filter(|topic| !topic.internal);
-                let names = users.filter(|topic| regex.is_match(topic.name.as_str()));
+                let names = users.filter(|topic| regex.is_match(topic.name.as_str().as_bytes()));
                 Arc::new(names.map(|topic| topic.name.clone()).collect())
             }
             // It was refused when its member came, unless an older version took it.

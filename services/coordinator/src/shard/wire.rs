@@ -17,6 +17,8 @@ use thalweg_core::metadata::limits::MAX_RACK_LEN;
 use thalweg_core::{ErrorCode, PartitionId, TopicId, TopicName};
 use thalweg_proto::{ApiError, v1};
 
+/// Names of a subscription that a description tells.
+const MAX_TOLD_TOPICS: usize = 100;
 /// Bytes of what a member calls itself.
 const MAX_CLIENT_ID: usize = 249;
 
@@ -50,7 +52,6 @@ pub(super) fn heartbeat(
     request: v1::HeartbeatRequest,
     host: Arc<str>,
     config: &GroupConfig,
-    topics: &dyn ImageTopics,
 ) -> Result<(GroupId, Heartbeat, Duration), Refusal> {
     let group = group_id(&request.group_id)?;
     let joins = request.member_epoch == MemberEpoch::JOIN.0;
@@ -76,7 +77,7 @@ pub(super) fn heartbeat(
         member: member_id(&request.member_id)?,
         epoch: MemberEpoch(request.member_epoch),
         instance: instance_id(&request.instance_id)?,
-        subscription: request.subscription.map(|wish| subscription(wish, topics)).transpose()?,
+        subscription: request.subscription.map(subscription).transpose()?,
         has: request.has.map(|has| partitions(&has.topics, config.max_named)).transpose()?,
         client_id: request.client_id.into(),
         host,
@@ -87,15 +88,12 @@ pub(super) fn heartbeat(
     Ok((group, beat, millis(request.max_wait_ms, Duration::ZERO).min(config.max_hold)))
 }
 
-fn subscription(wish: v1::GroupSubscription, topics: &dyn ImageTopics) -> Result<Subscription, Refusal> {
+fn subscription(wish: v1::GroupSubscription) -> Result<Subscription, Refusal> {
     if wish.topics.len() > MAX_TOPICS {
         return Err(invalid("subscription.topics", format!("a member names at most {MAX_TOPICS} topics")));
     }
     if wish.rack.len() > MAX_RACK_LEN {
         return Err(invalid("subscription.rack", format!("a rack has at most {MAX_RACK_LEN} bytes")));
-    }
-    if !wish.pattern.is_empty() {
-        topics.check_pattern(&wish.pattern).map_err(|wrong| invalid("subscription.pattern", wrong))?;
     }
     let name = |name: &String| {
         TopicName::new(name).map_err(|error| invalid("subscription.topics", format!("{name:?}: {error}")))
@@ -192,10 +190,15 @@ pub(super) fn state(state: GroupState) -> v1::GroupState {
     }
 }
 
-pub(super) fn wish(subscription: &Subscription) -> v1::GroupSubscription {
+/// A subscription for people: the first names, and the pattern, as far as they have at most `most` bytes.
+pub(super) fn wish(subscription: &Subscription, most: usize) -> v1::GroupSubscription {
+    let mut left = most;
+    let mut fits = |text: &str| left.checked_sub(text.len()).map(|rest| left = rest).is_some();
+    let pattern = subscription.pattern.clone().filter(|pattern| fits(pattern)).unwrap_or_default();
+    let topics = subscription.topics.iter().take(MAX_TOLD_TOPICS).take_while(|name| fits(name.as_str()));
     v1::GroupSubscription {
-        topics: subscription.topics.iter().map(ToString::to_string).collect(),
-        pattern: subscription.pattern.clone().unwrap_or_default(),
+        topics: topics.map(ToString::to_string).collect(),
+        pattern,
         assignor: subscription.assignor.clone().unwrap_or_default(),
         rack: subscription.rack.as_deref().unwrap_or_default().to_owned(),
     }

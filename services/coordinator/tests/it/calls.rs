@@ -164,3 +164,18 @@ async fn a_call_is_refused_when_its_time_is_over() {
     fake.silent.send_replace(false);
     assert_eq!(peer.committed("g").await, Ok(Some(5)), "it happened all the same");
 }
+
+#[tokio::test]
+async fn a_coordinator_that_stood_still_does_not_end_sessions_for_it() {
+    let fake = Fake::start(1).await;
+    fake.create("t", 1, false);
+    let running = Running::serving(&fake, 1, 1).await;
+    let mut peer = running.peer().await;
+    let Call::Heartbeat(join) = joining("g", "m", 0) else { unreachable!() };
+    let join = v1::HeartbeatRequest { session_timeout_ms: Some(2_000), ..join };
+    let epoch = beat(peer.ask(Call::Heartbeat(join)).await).member_epoch;
+    // Everything of this process does, also what would have sent the heartbeat.
+    std::thread::sleep(std::time::Duration::from_millis(3_000));
+    let answer = beat(peer.ask(beating("g", "m", epoch, 0)).await);
+    assert_eq!(answer.member_epoch, epoch);
+}

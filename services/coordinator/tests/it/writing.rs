@@ -5,6 +5,7 @@ use crate::harness::*;
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use thalweg_core::batch::{BatchBuilder, ProducerStamp};
 use thalweg_core::compression::Compression;
 use thalweg_core::group::{LEASE_MARKER, lease_marker};
@@ -145,4 +146,46 @@ async fn when_memory_and_log_may_differ_the_log_is_read_again() {
     running.serves(1).await;
     assert_eq!(peer.committed("g").await, Ok(Some(5)), "what was refused did not happen");
     peer.commit("g", 7).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_shard_that_has_nothing_to_write_writes_its_marker_again() {
+    let fake = Fake::start(1).await;
+    let mut config = config(&fake, 1);
+    config.intervals.marker = Duration::from_millis(20);
+    let running = start_with(config).await;
+    running.serves(1).await;
+    // The log does not forget who writes, and nobody asked anything.
+    until(|| fake.batches(0) >= 4).await;
+    assert_eq!(commits(&fake).len(), 0);
+    assert_eq!(
+        running.peer().await.commit("g", 1).await,
+        Err(ErrorCode::UnknownTopic),
+        "it is served all the same"
+    );
+}
+
+#[tokio::test]
+async fn while_the_log_takes_no_writes_little_is_kept_and_the_rest_refused_at_once() {
+    let fake = Fake::start(1).await;
+    fake.create("t", 1, false);
+    let mut config = config(&fake, 1);
+    config.limits.backlog_bytes = 5_000;
+    let running = start_with(config).await;
+    running.serves(1).await;
+    let mut peer = running.peer().await;
+    fake.silent.send_replace(true);
+    let ids = fill(&fake, &mut peer, 40).await;
+    // Whoever asks with the next message is behind those.
+    assert_eq!(peer.commit("late", 1).await, Err(ErrorCode::CoordinatorNotAvailable));
+    fake.silent.send_replace(false);
+    let mut kept = 0;
+    for id in ids {
+        match peer.answer(id).await {
+            Ok(_) => kept += 1,
+            Err(code) => assert_eq!(code, ErrorCode::CoordinatorNotAvailable),
+        }
+    }
+    assert!((5..45).contains(&kept), "{kept} of 45 were kept");
+    peer.commit("late", 1).await.unwrap();
 }

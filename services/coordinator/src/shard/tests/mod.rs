@@ -1,5 +1,6 @@
 //! A shard with its log, its image and its clock, driven by hand.
 
+mod bounds;
 mod client;
 mod failover;
 mod load;
