@@ -13,6 +13,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Bytes of a segment: small, so that the cleaner, which leaves the newest one alone, keeps what must be replayed short.
 const SEGMENT_BYTES: &str = "104857600";
 
+/// Bytes of a batch: a member with as many partitions as there are is one record.
+const MESSAGE_BYTES: &str = "8388608";
+
 /// How the topic of groups and their offsets shall be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OffsetsTopic {
@@ -110,6 +113,7 @@ fn create(wanted: OffsetsTopic, id: [u8; 16], seed: u64) -> Command {
     let overrides: Overrides = [
         ("cleanup.policy", "compact"),
         ("compression.type", "producer"),
+        ("max.message.bytes", MESSAGE_BYTES),
         ("min.insync.replicas", min_insync),
         ("segment.bytes", SEGMENT_BYTES),
     ]
@@ -194,6 +198,7 @@ mod tests {
         assert_eq!((topic.partitions.len(), topic.replication_factor()), (5, 3));
         assert_eq!((topic.config.min_insync_replicas, topic.config.segment_bytes), (2, 100 << 20));
         assert_eq!(topic.overrides["cleanup.policy"], "compact");
+        assert_eq!(topic.config.max_message_bytes, 8 << 20);
         assert!(image.leases().all(|(_, lease)| lease.coordinator == Some(CoordinatorId(0))));
         assert_eq!(image.leases().len(), 5);
     }
