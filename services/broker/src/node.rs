@@ -6,6 +6,7 @@ use crate::forward::Peers;
 use crate::group::Groups;
 use crate::in_flight::InFlight;
 use crate::metadata::MetadataStore;
+use crate::produce::fence::SeenLeases;
 use crate::producer_ids::ProducerIds;
 use crate::replicas::{Lookup, Partition, ReplicaManager};
 use crate::replication::leader::isr::IsrBell;
@@ -41,6 +42,8 @@ pub struct Node {
     pub peers: Peers,
     /// The coordinators of consumer groups.
     pub groups: Groups,
+    /// The leases that coordinators wrote with.
+    pub leases: SeenLeases,
     /// Ids for idempotent producers.
     pub producer_ids: ProducerIds,
     /// Ends everything.

@@ -12,6 +12,7 @@ use crate::group::Groups;
 use crate::in_flight::InFlight;
 use crate::metadata::MetadataStore;
 use crate::node::Node;
+use crate::produce::fence::SeenLeases;
 use crate::producer_ids::ProducerIds;
 use crate::replicas::ReplicaManager;
 use crate::replication::follower::{FollowerConfig, FollowerSeams, follow_leaders};
@@ -162,6 +163,7 @@ fn new_node(
         answers,
         isr: IsrBell::default(),
         groups: Groups::new(),
+        leases: SeenLeases::default(),
         producer_ids: ProducerIds::new(),
         controller,
         clock,
