@@ -114,9 +114,11 @@ impl Group {
         let empty = Arc::default();
         let target = self.target.get(former.unwrap_or(id));
         // Under the same id its former self may have commits on their way. So it gets its partitions with a newer epoch than any
-        // that the former self can name: with the next target, which gives it the same ones. One that has had no epoch yet only
-        // asks once more, and must not be put off again and again.
-        let anew = known.is_some_and(|known| known.current.epoch != MemberEpoch::JOIN)
+        // that the former self can name: with the next target, which gives it the same ones. If it never got as far as the target,
+        // the target's own epoch is newer: who only asks once more, because no answer came, is not put off again and again.
+        let may_know = |epoch: MemberEpoch| epoch == MemberEpoch::LEAVE_FOR_NOW || epoch >= self.target_epoch;
+        let anew = known
+            .is_some_and(|known| known.current.epoch != MemberEpoch::JOIN && may_know(known.current.epoch))
             && target.is_some_and(|target| !target.is_empty());
         // One that joins has nothing, whatever it may say: it has given back what was asked of its former self.
         let current = if anew || (known.is_some() && self.puts_off(&current)) {

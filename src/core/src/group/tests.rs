@@ -276,6 +276,13 @@ fn a_former_self_has_no_say_once_the_member_joined_anew_under_its_id() {
         assert_eq!(group.has("b"), others);
     }
     assert_eq!(group.group.state(), GroupState::Stable);
+    // One that never got as far as the target need not wait for another.
+    group.leaving = None;
+    group.join("c").unwrap();
+    group.assign();
+    let epoch = group.group.epoch;
+    assert!(group.join("c").unwrap().epoch == epoch && group.group.epoch == epoch);
+    group.leave("c", MemberEpoch::LEAVE);
     // An answer that was lost behind the first epoch: again the same.
     group.join("a").unwrap();
     group.settle();

@@ -234,7 +234,7 @@ impl World {
 
     /// The coordinator's own time.
     fn coordinate(&mut self) {
-        if self.group.epoch != self.group.target_epoch && self.now % 60 == 0 {
+        if self.group.epoch != self.group.target_epoch && self.now.is_multiple_of(60) {
             let racks = vec![BTreeSet::new(); self.topics.0 as usize];
             let spec = TopicSpec { name: "t".into(), racks };
             let changes = self.group.assign(&self.topics, |_| Some(spec.clone()));
