@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thalweg_core::group::{GroupId, OFFSETS_TOPIC, shard_of};
 use thalweg_core::{CoordinatorId, ErrorCode, PartitionId, TopicName, TopicPartition};
+use thalweg_proto::internal::v1 as internal;
 use thalweg_proto::internal::v1::group_call::Call;
 use thalweg_proto::internal::v1::group_reply::Reply;
 use thalweg_proto::{ApiError, v1};
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 
 /// How long a coordinator is looked for, unless the call's deadline comes first.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// An attempt that took longer than this was not refused for want of a coordinator: the search begins anew.
+/// A held heartbeat that took longer than this was not refused for want of a coordinator: the search begins anew.
 const WAS_HELD: Duration = Duration::from_secs(1);
 
 /// Who calls.
@@ -30,6 +31,11 @@ pub struct Caller {
 impl Caller {
     fn sooner(&self, until: Instant) -> Instant {
         self.deadline.map_or(until, |deadline| until.min(deadline))
+    }
+
+    /// The same caller, who waits no longer than that: what is still under way then is not carried out any more.
+    pub fn within(&self, time: Duration) -> Caller {
+        Caller { host: Arc::clone(&self.host), deadline: Some(self.sooner(Instant::now() + time)) }
     }
 
     /// When this call gives up, if it is not held.
@@ -191,7 +197,12 @@ async fn attempt(
         Call::Heartbeat(beat) => Instant::now() + Duration::from_millis(beat.max_wait_ms().into()),
         _ => Instant::now(),
     };
-    let mut patience = Patience::new(node, caller.until());
+    // Who waits for long is kept in memory for another try only as far as there is room for it.
+    let waits = held_until > Instant::now();
+    let kept = if waits { node.groups.lanes.keep(&call) } else { None };
+    let is_only_try = waits && kept.is_none();
+    let mut give_up = caller.until();
+    let mut patience = Patience::new(node, give_up);
     let mut again = false;
     loop {
         patience.look();
@@ -202,8 +213,13 @@ async fn attempt(
             let left = held_until.saturating_duration_since(started).as_millis();
             beat.max_wait_ms = Some(u32::try_from(left).unwrap_or(u32::MAX));
         }
-        let until = caller.sooner(started.max(held_until) + PATIENCE);
-        let failure = match once(&node.groups.lanes, node, caller, group, call.clone(), until).await {
+        let is_held = held_until > started + WAS_HELD;
+        let until = if is_held { caller.sooner(held_until + PATIENCE) } else { give_up };
+        let asked = match is_only_try {
+            true => std::mem::replace(&mut call, Call::Cancel(internal::CancelCall {})),
+            false => call.clone(),
+        };
+        let failure = match once(&node.groups.lanes, node, caller, group, asked, until).await {
             Ok(reply) => return Ok((reply, again)),
             Err(failure) => failure,
         };
@@ -226,10 +242,13 @@ async fn attempt(
         if !is_again {
             return Err((error, again));
         }
-        if started.elapsed() > WAS_HELD {
-            patience = Patience::new(node, caller.until());
+        // Only a heartbeat waits of its own will. A coordinator that answers anything else late, because it loads, uses up the
+        // caller's patience.
+        if is_held && started.elapsed() > WAS_HELD {
+            give_up = caller.until();
+            patience = Patience::new(node, give_up);
         }
-        if !patience.wait(node).await {
+        if is_only_try || !patience.wait(node).await {
             return Err((not_available(node, group, &error), again));
         }
     }

@@ -9,6 +9,8 @@ use thalweg_proto::{ApiError, v1};
 
 /// Topics that one member may name.
 pub const MAX_TOPICS: usize = thalweg_core::group::heartbeat::MAX_TOPICS;
+/// Bytes of the names of those topics together.
+pub const MAX_SUBSCRIPTION_BYTES: usize = thalweg_core::group::heartbeat::MAX_SUBSCRIPTION_BYTES;
 /// Bytes of a pattern at most.
 pub const MAX_PATTERN: usize = thalweg_core::group::heartbeat::MAX_PATTERN;
 /// Partitions that one call may name.
@@ -78,6 +80,11 @@ pub fn subscription(wish: &v1::GroupSubscription, field: &str) -> Result<Subscri
     }
     if wish.topics.len() > MAX_TOPICS {
         return wrong("topics", format!("a member names at most {MAX_TOPICS} topics"));
+    }
+    if wish.topics.iter().map(String::len).sum::<usize>() > MAX_SUBSCRIPTION_BYTES {
+        let message =
+            format!("the names of a member's topics have at most {MAX_SUBSCRIPTION_BYTES} bytes together");
+        return wrong("topics", message);
     }
     if wish.pattern.len() > MAX_PATTERN {
         return wrong("pattern", format!("a pattern has at most {MAX_PATTERN} bytes"));
@@ -257,6 +264,9 @@ mod tests {
         assert_eq!(wish(&|s| s.topics.clear()), "subscription.topics");
         assert_eq!(wish(&|s| s.topics = vec!["a/b".into()]), "subscription.topics");
         assert_eq!(wish(&|s| s.topics = vec!["a".into(); MAX_TOPICS + 1]), "subscription.topics");
+        let long = || vec!["x".repeat(249); MAX_SUBSCRIPTION_BYTES / 249 + 1];
+        assert!(long().len() < MAX_TOPICS);
+        assert_eq!(wish(&|s| s.topics = long()), "subscription.topics");
         assert_eq!(wish(&|s| s.pattern = "x".repeat(MAX_PATTERN + 1)), "subscription.pattern");
         assert_eq!(wish(&|s| s.assignor = "best".into()), "subscription.assignor");
         assert_eq!(wish(&|s| s.rack = "x".repeat(250)), "subscription.rack");

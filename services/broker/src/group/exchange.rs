@@ -8,6 +8,9 @@
 //! What waits when the transport takes the next message goes in that one message, so that calls gather by themselves as soon as
 //! they come faster than they leave.
 
+#[cfg(test)]
+mod tests;
+
 use crate::in_flight::Charge;
 use crate::metadata::MetadataStore;
 use futures_util::stream::BoxStream;
@@ -40,8 +43,11 @@ pub const QUEUE: usize = 1024;
 const MAX_CALLS_A_MESSAGE: usize = 1024;
 /// Bytes of one message, unless a single call is larger.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
-/// Bytes of one message of answers.
+/// Bytes of one message of answers. A coordinator bounds one answer (16 MiB), and gathers 1 MiB or one answer in a message; this
+/// is far beyond both, so that an answer that is too large fails its own call there, and not the stream with everybody's here.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// Bytes that a call which waits is counted for once its message has left.
+const ENTRY_BYTES: usize = 256;
 /// Messages that the transport may have ahead. One: what comes meanwhile is gathered for the next.
 const AHEAD: usize = 1;
 /// A lane without calls is closed after so long.
@@ -111,8 +117,11 @@ pub struct End {
 
 struct Pending {
     shard: Option<PartitionId>,
+    // When the caller gives up.
+    until: Instant,
+    is_held: bool,
     answer: oneshot::Sender<Outcome>,
-    _charge: Charge,
+    charge: Charge,
 }
 
 /// The loop of one lane. It owns everything; callers have the other ends of its channels.
@@ -211,7 +220,9 @@ impl Exchange {
                     taken.drain(..).for_each(|asked| self.take(asked));
                 }
                 permit = messages.reserve(), if !self.waiting.is_empty() => match permit {
-                    Ok(permit) => permit.send(self.message()),
+                    Ok(permit) => if let Some(message) = self.message(Instant::now()) {
+                        permit.send(message);
+                    },
                     // The transport has let go of the stream; its answer says why.
                     Err(_) => return Over::Broken(answers.next().await.and_then(Result::err)),
                 },
@@ -233,30 +244,43 @@ impl Exchange {
             let _ = answer.send(Err(Failure::NotSent(self.moved())));
             return;
         }
-        let within = until.saturating_duration_since(Instant::now()).as_millis();
-        self.waiting.push_back(internal::GroupCall {
-            id,
-            client_host: client_host.to_string(),
-            within_ms: u32::try_from(within).unwrap_or(u32::MAX).max(1),
-            call: Some(call),
-        });
-        self.pending.insert(id, Pending { shard, answer, _charge: charge });
+        let is_held = matches!(&call, Call::Heartbeat(beat) if beat.max_wait_ms() > 0);
+        let client_host = client_host.to_string();
+        // For how long is told when it leaves.
+        self.waiting.push_back(internal::GroupCall { id, client_host, within_ms: 0, call: Some(call) });
+        self.pending.insert(id, Pending { shard, until, is_held, answer, charge });
     }
 
-    fn message(&mut self) -> internal::ExchangeRequest {
+    /// What leaves now. What came too late for its caller does not: it is not to be carried out either.
+    fn message(&mut self, now: Instant) -> Option<internal::ExchangeRequest> {
         let mut calls = Vec::new();
         let mut bytes = 0;
         while calls.len() < MAX_CALLS_A_MESSAGE
-            && let Some(call) = self.waiting.pop_front()
+            && let Some(mut call) = self.waiting.pop_front()
         {
+            // A cancellation is nobody's call.
+            if let Some(pending) = self.pending.get(&call.id) {
+                if pending.until <= now {
+                    if let Some(pending) = self.pending.remove(&call.id) {
+                        let _ = pending.answer.send(Err(Failure::NotSent(too_late(&self.target))));
+                    }
+                    continue;
+                }
+                let within = pending.until.saturating_duration_since(now).as_millis();
+                call.within_ms = u32::try_from(within).unwrap_or(u32::MAX).max(1);
+            }
             bytes += call.encoded_len();
             if bytes > MAX_MESSAGE_BYTES && !calls.is_empty() {
                 self.waiting.push_front(call);
                 break;
             }
+            if let Some(pending) = self.pending.get_mut(&call.id).filter(|pending| pending.is_held) {
+                let entry = pending.charge.bytes().min(ENTRY_BYTES);
+                pending.charge.resize(entry);
+            }
             calls.push(call);
         }
-        internal::ExchangeRequest { calls }
+        (!calls.is_empty()).then_some(internal::ExchangeRequest { calls })
     }
 
     fn deliver(&mut self, answer: internal::ExchangeResponse) {
@@ -357,6 +381,11 @@ fn broken(target: &Target, status: Option<&Status>) -> ApiError {
         ErrorCode::CoordinatorNotAvailable,
         format!("the stream to coordinator {} at {} broke: {why}", target.id, target.endpoint),
     )
+}
+
+fn too_late(target: &Target) -> ApiError {
+    let message = format!("the call was not sent to coordinator {} in time", target.id);
+    ApiError::new(ErrorCode::CoordinatorNotAvailable, message)
 }
 
 /// An answer that is not to the question.

@@ -1,7 +1,7 @@
 //! The streams to all coordinators: one each, opened when it is needed, and again with growing pauses after it broke.
 
 use super::exchange::{Asked, End, Exchange, Failure, Outcome, QUEUE, Target};
-use crate::in_flight::InFlight;
+use crate::in_flight::{Charge, InFlight};
 use crate::node::Node;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +20,8 @@ const MAX_CALLS: usize = 8 * 1024;
 const MAX_HELD: usize = 64 * 1024;
 /// Bytes of calls that are under way; beyond it they are refused.
 const MAX_CALL_BYTES: usize = 64 << 20;
+/// Bytes of held heartbeats that are kept so that they can be made again; one beyond it is made once.
+const MAX_KEPT_BYTES: usize = 64 << 20;
 /// The first pause before a lane that brought nothing is opened again; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// The longest.
@@ -32,6 +34,7 @@ pub struct Lanes {
     // Their own, so that members who wait do not keep out those who commit.
     held: Semaphore,
     in_flight: Arc<InFlight>,
+    kept: Arc<InFlight>,
 }
 
 #[derive(Debug)]
@@ -72,12 +75,22 @@ impl Lanes {
             calls: Semaphore::new(MAX_CALLS),
             held: Semaphore::new(MAX_HELD),
             in_flight: InFlight::new(MAX_CALL_BYTES),
+            kept: InFlight::new(MAX_KEPT_BYTES),
         }
+    }
+
+    /// Room to keep a call for another try; its own, so that those who wait leave those who do not their room.
+    pub fn keep(&self, call: &Call) -> Option<Charge> {
+        self.kept.try_charge(size(call))
     }
 
     /// Asks that coordinator, once. Safe to drop: the coordinator hears of it.
     pub async fn ask(&self, node: &Node, id: CoordinatorId, attempt: Attempt) -> Outcome {
         let Attempt { shard, client_host, until, call } = attempt;
+        // A process that stood still finds calls that nobody waits for any more; what they ask may be wrong by now.
+        if until <= Instant::now() {
+            return Err(Failure::NotSent(unreached(id, "the call came to its turn too late")));
+        }
         let is_held = matches!(&call, Call::Heartbeat(beat) if beat.max_wait_ms() > 0);
         let bound = if is_held { &self.held } else { &self.calls };
         let Ok(Ok(_permit)) = tokio::time::timeout_at(until, bound.acquire()).await else {

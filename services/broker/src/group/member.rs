@@ -93,7 +93,8 @@ async fn commit_cursor(
     }
     let group = check::group(&request.group_id, "group_id")?;
     let cursor = cursor::Cursor::decode(&request.cursor, &request.group_id, &request.member_id)?;
-    // In the order of topic and partition; what is committed already is not written again.
+    // In the order of topic and partition. All of it is written: what the cursor knows as committed may be another's by now, or
+    // overtaken, and only the coordinator can say that it is durable.
     let mut results = Vec::new();
     let mut offsets = Vec::new();
     let image = node.metadata.snapshot();
@@ -107,9 +108,7 @@ async fn commit_cursor(
     for (topic, at, place) in places {
         let partition = at.partition.get();
         results.push(v1::CommitResult { topic: topic.to_string(), partition, error: None });
-        if place.next != place.committed {
-            offsets.push((results.len() - 1, place.to_commit(topic.as_str(), *at)));
-        }
+        offsets.push((results.len() - 1, place.to_commit(topic.as_str(), *at)));
     }
     for part in offsets.chunks(check::MAX_PARTITIONS) {
         let request = v1::CommitOffsetsRequest {

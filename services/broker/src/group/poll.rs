@@ -36,6 +36,8 @@ const DEFAULT_WAIT_MS: u32 = 500;
 const MAX_WAIT_MS: u32 = crate::read::fetch::MAX_WAIT_MS;
 /// How long a first answer to a joining member may wait for its assignment.
 const JOIN_WAIT_MS: u32 = 1_000;
+/// How long a poll may take beyond its wait when the client sets no deadline: for a coordinator, and a leader, to be found.
+const LATE: Duration = Duration::from_secs(10);
 /// What is kept of the caller's time for the answer to be put together.
 const TRAVEL: Duration = Duration::from_millis(50);
 
@@ -87,6 +89,9 @@ pub async fn poll(
     caller: &Caller,
     request: v1::PollRequest,
 ) -> Result<(v1::PollResponse, Charge), ApiError> {
+    // A poll says what the member has. Carried out long after, it would take that back from one that has gone on since.
+    let wait = Duration::from_millis(request.max_wait_ms.unwrap_or(DEFAULT_WAIT_MS).into());
+    let caller = &caller.within(wait + LATE);
     let mut polling = Polling::begin(node, caller, &request)?;
     let wanted = Wanted::of(node, caller, &request)?;
     polling.commit_what_is_due().await?;
@@ -230,6 +235,8 @@ impl<'a> Polling<'a> {
                 ApiError::invalid("seek", format!("partition {topic}-{partition} is not the member's"))
             })?;
             place.next = position.offset;
+            // Also back to where the last commit was: what was committed meanwhile is not what it wants committed.
+            place.committed = -1;
         }
         Ok(())
     }

@@ -57,6 +57,8 @@ pub struct Shared {
     pub answered: AtomicU64,
     /// The next calls are refused with these.
     pub refusals: Mutex<Vec<ErrorCode>>,
+    /// It loads for ever: each call is refused after it waited for so many milliseconds, or for its time if that is less.
+    pub loads_ms: AtomicU64,
     /// The next so many commits, and leaves, are carried out and break the stream instead of being answered.
     pub breaks: AtomicU64,
 }
@@ -202,6 +204,11 @@ impl FakeCoordinator {
         let refusal = self.shared.refusals.lock().unwrap().pop();
         if let Some(code) = refusal {
             return Err(Some(ApiError::new(code, "as the test wants")));
+        }
+        let loads = self.shared.loads_ms.load(Ordering::SeqCst);
+        if loads > 0 {
+            tokio::time::sleep(Duration::from_millis(loads)).await;
+            return Err(Some(ApiError::new(ErrorCode::CoordinatorNotAvailable, "it loads")));
         }
         let refused = |refusal: Refusal| Some(api_error(refusal));
         let writes = match &call.call {

@@ -262,6 +262,42 @@ async fn a_call_waits_for_a_coordinator_that_loads_moves_or_is_yet_to_come() {
 }
 
 #[tokio::test]
+async fn a_call_without_a_deadline_gives_up_on_a_coordinator_that_loads_for_ever() {
+    let setting = setting(1).await;
+    setting.cluster.topic("t", 1, &[]).await;
+    setting.coordinator.shared.loads_ms.store(1_200, Ordering::SeqCst);
+    let outcome = call!(&setting.cluster, commit_offsets, commit("", 0, vec![offset(0, 1)]));
+    assert_eq!(refused(outcome).0, ErrorCode::CoordinatorNotAvailable);
+}
+
+#[tokio::test]
+async fn a_cursor_is_written_whatever_it_knows_as_committed() {
+    let setting = setting(1).await;
+    let (cluster, groups) = (&setting.cluster, &setting.groups);
+    cluster.topic("t", 1, &[]).await;
+    fill(cluster, 0, &["a", "b"]).await;
+    call!(cluster, commit_offsets, commit("", 0, vec![offset(0, 2)])).unwrap();
+    let auto = v1::MemberOptions { auto_commit_interval_ms: Some(1), ..options("m") };
+    let mut member = Poller::join(cluster, auto).await;
+    let nothing = v1::PollRequest { min_bytes: Some(0), ..member.request() };
+    assert_eq!(count(&member.poll_with(cluster, nothing).await.assigned), 1);
+    let elsewhere = commit("m", member.epoch, vec![offset(0, 1)]);
+    call!(cluster, commit_offsets, elsewhere.clone()).unwrap();
+    let by_cursor = v1::CommitOffsetsRequest { cursor: member.cursor.clone(), ..commit("m", 0, vec![]) };
+    assert_eq!(call!(cluster, commit_offsets, by_cursor).unwrap().results[0].error, None);
+    assert_eq!(groups.committed("g", "t", 0), 2, "it was said to be durable");
+    // A seek to where it was committed at last is committed too.
+    call!(cluster, commit_offsets, elsewhere).unwrap();
+    let seek = vec![v1::PartitionPosition { topic: "t".into(), partition: 0, offset: 2 }];
+    let sought = v1::PollRequest { seek, min_bytes: Some(0), ..member.request() };
+    member.poll_with(cluster, sought).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let after = v1::PollRequest { min_bytes: Some(0), ..member.request() };
+    member.poll_with(cluster, after).await;
+    assert_eq!(groups.committed("g", "t", 0), 2);
+}
+
+#[tokio::test]
 async fn who_stops_waiting_gives_up_its_held_heartbeat() {
     let setting = setting(1).await;
     setting.cluster.topic("t", 1, &[]).await;

@@ -60,7 +60,12 @@ impl Member {
     }
 
     async fn say(&self, command: Command) {
-        let request = v1::SubscribeRequest { command: Some(command), dealt_with: None };
+        self.say_having(None, command).await;
+    }
+
+    /// Says also how many messages of records it has dealt with.
+    async fn say_having(&self, dealt_with: Option<u64>, command: Command) {
+        let request = v1::SubscribeRequest { command: Some(command), dealt_with };
         self.commands.as_ref().unwrap().send(request).await.unwrap();
     }
 
@@ -69,7 +74,19 @@ impl Member {
     }
 
     async fn commit(&self, commit_id: u64, offsets: Vec<v1::OffsetToCommit>) {
-        self.say(Command::Commit(v1::SubscribeCommit { commit_id, offsets })).await;
+        self.say(Command::Commit(v1::SubscribeCommit { commit_id, offsets, member_epoch: None })).await;
+    }
+
+    /// Commits, and is told what became of it.
+    async fn commits(&mut self, commit: v1::SubscribeCommit) -> v1::SubscribeCommitted {
+        self.say(Command::Commit(commit)).await;
+        loop {
+            match self.next().await {
+                Event::Committed(committed) => return committed,
+                Event::Records(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     async fn seek(&self, partition: i32, offset: i64) {
@@ -414,6 +431,107 @@ async fn an_automatic_commit_takes_what_was_dealt_with_and_no_more() {
 }
 
 #[tokio::test]
+async fn words_that_say_nothing_of_records_commit_none() {
+    let Setting { cluster, groups, .. } = &with_topic(1).await;
+    fill(cluster, 0, &["a", "b", "c"]).await;
+    let auto = v1::MemberOptions { auto_commit_interval_ms: Some(20), ..options("m") };
+    let mut member = Member::start(cluster, start(auto)).await;
+    assert!(matches!(member.next().await, Event::Joined(_)));
+    member.assigned().await;
+    groups.until("its beginning", |groups| groups.committed("g", "t", 0) == 0).await;
+    member.credit(1 << 20, None).await;
+    for expected in ["a", "b", "c"] {
+        assert_eq!(member.value().await, expected);
+    }
+    member.say(Command::Alive(v1::SubscribeAlive {})).await;
+    member.say(Command::Pause(v1::SubscribePause { partitions: place(0) })).await;
+    member.say(Command::Resume(v1::SubscribeResume { partitions: place(0) })).await;
+    tokio::time::sleep(Duration::from_millis(80)).await;
+    assert_eq!(groups.committed("g", "t", 0), 0, "it may be working on all of them");
+    // What it names counts, and is not taken back by the next automatic commit.
+    let commit = v1::SubscribeCommit { commit_id: 1, offsets: vec![offset(0, 2)], member_epoch: None };
+    assert_eq!(member.commits(commit).await.failures, []);
+    tokio::time::sleep(Duration::from_millis(80)).await;
+    assert_eq!(groups.committed("g", "t", 0), 2);
+    let all = v1::SubscribeCommit { commit_id: 2, ..Default::default() };
+    assert_eq!(member.commits(all).await.failures, []);
+    assert_eq!(groups.committed("g", "t", 0), 3);
+}
+
+#[tokio::test]
+async fn what_a_client_that_counts_has_not_dealt_with_is_the_next_ones() {
+    let Setting { cluster, .. } = &with_topic(2).await;
+    for partition in 0..2 {
+        fill(cluster, partition, &["a", "b"]).await;
+    }
+    let auto = v1::MemberOptions { auto_commit_interval_ms: Some(20), ..options("a") };
+    let mut first = Member::start(cluster, start(auto)).await;
+    assert!(matches!(first.next().await, Event::Joined(_)));
+    assert_eq!(first.assigned().await.len(), 2);
+    first.say_having(Some(0), Command::Credit(v1::FetchStreamCredit { bytes: 1 << 20, records: None })).await;
+    for _ in 0..4 {
+        first.value().await;
+    }
+    let mut second = Member::start(cluster, start(options("b"))).await;
+    assert!(matches!(second.next().await, Event::Joined(_)));
+    let Event::Revoke(revoke) = first.next().await else { panic!() };
+    let gone = revoke.partitions[0].partitions[0];
+    let revoked = v1::SubscribeRevoked { revocation_id: revoke.revocation_id };
+    first.say_having(Some(0), Command::Revoked(revoked)).await;
+    assert_eq!(second.assigned().await, [(gone, 0)], "sent, and not dealt with");
+}
+
+#[tokio::test]
+async fn a_commit_of_an_earlier_assignment_does_not_go_back_behind_the_present_one() {
+    let Setting { cluster, groups, .. } = &with_topic(1).await;
+    fill(cluster, 0, &["a", "b", "c"]).await;
+    let mut member = Member::joined(cluster, "m", 1).await;
+    let at =
+        |commit_id, to| v1::SubscribeCommit { commit_id, offsets: vec![offset(0, to)], member_epoch: None };
+    assert_eq!(member.commits(at(1, 2)).await.failures, []);
+    groups.put_out("g", "m");
+    let lost = loop {
+        match member.next().await {
+            Event::Lost(lost) => break lost,
+            Event::Records(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(lost.partitions.len(), 1);
+    let Event::Joined(joined) = member.next().await else { panic!() };
+    assert_eq!(member.assigned().await, [(0, 2)]);
+    let stale = |committed: v1::SubscribeCommitted| {
+        assert_eq!(committed.error, None);
+        committed.failures[0].error.as_ref().unwrap().code() == v1::ErrorCode::StaleMemberEpoch
+    };
+    assert!(stale(member.commits(at(2, 1)).await), "of its former life");
+    assert_eq!(groups.committed("g", "t", 0), 2);
+    assert_eq!(member.commits(at(3, 3)).await.failures, []);
+    // Who seeks means it.
+    member.seek(0, 0).await;
+    assert_eq!(member.commits(at(4, 1)).await.failures, []);
+    assert_eq!(groups.committed("g", "t", 0), 1);
+    // It may say what assignment it speaks of.
+    let epoch = |commit_id, epoch| v1::SubscribeCommit { member_epoch: Some(epoch), ..at(commit_id, 3) };
+    assert!(joined.member_epoch > 1);
+    assert!(stale(member.commits(epoch(5, joined.member_epoch - 1)).await));
+    let later = member.commits(epoch(6, joined.member_epoch + 50)).await;
+    assert_eq!(later.error.unwrap().code(), v1::ErrorCode::FencedMemberEpoch);
+    assert_eq!(groups.committed("g", "t", 0), 1);
+    assert_eq!(member.commits(epoch(7, joined.member_epoch)).await.failures, []);
+    assert_eq!(groups.committed("g", "t", 0), 3);
+    member.say(Command::Commit(epoch(8, 0))).await;
+    let error = loop {
+        match member.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!(),
+            Err(status) => break api_error(&status),
+        }
+    };
+    assert_eq!(error.field.as_deref(), Some("commit.member_epoch"));
+}
+
+#[tokio::test]
 async fn other_topics_may_be_wanted_and_idle_members_are_told() {
     let Setting { cluster, .. } = &with_topic(1).await;
     cluster.topic("u", 1, &[]).await;
@@ -467,10 +585,7 @@ async fn bad_streams_are_refused_by_name() {
         field(member.message().await)
     };
     assert_eq!(wrong(Command::Start(start(options("m")))).await, "start");
-    assert_eq!(
-        wrong(Command::Commit(v1::SubscribeCommit { commit_id: 0, offsets: vec![] })).await,
-        "commit.commit_id"
-    );
+    assert_eq!(wrong(Command::Commit(v1::SubscribeCommit::default())).await, "commit.commit_id");
     let negative = v1::PartitionPosition { topic: "t".into(), partition: 0, offset: -1 };
     let seek = v1::SubscribeSeek { positions: vec![negative] };
     assert_eq!(wrong(Command::Seek(seek)).await, "seek.positions.offset");

@@ -40,6 +40,9 @@ pub struct Part {
     pub is_told: bool,
     /// Where the client wants it to begin, said before its place was found.
     pub sought: Option<i64>,
+    /// Where it began for this assignment of it. The client may commit nothing before, unless it has sought since (`None`): what
+    /// it had read in an earlier assignment, others have gone on from.
+    pub began: Option<i64>,
 }
 
 /// All of them.
@@ -54,8 +57,15 @@ pub struct Parts {
 impl Parts {
     /// Begins with some.
     pub fn add(&mut self, partitions: &Partitions) {
-        let new =
-            Part { topic: None, state: State::New, next: -1, is_paused: false, is_told: false, sought: None };
+        let new = Part {
+            topic: None,
+            state: State::New,
+            next: -1,
+            is_paused: false,
+            is_told: false,
+            sought: None,
+            began: None,
+        };
         self.parts.extend(partitions.iter().map(|at| (*at, new.clone())));
         self.new.extend(partitions);
     }
@@ -157,6 +167,11 @@ impl Parts {
 }
 
 impl Part {
+    /// Whether the client can have read, in this assignment of the partition, up to an offset.
+    pub fn may_commit(&self, offset: i64) -> bool {
+        self.is_told && self.began.is_none_or(|began| offset >= began)
+    }
+
     /// Whether the client knows where it is read.
     pub fn is_placed(&self) -> bool {
         self.is_told && self.next >= 0

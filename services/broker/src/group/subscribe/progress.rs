@@ -5,7 +5,7 @@
 //! ```
 //! A client that reads ahead has records on their way to it when it says something, and would lose them in a crash if they
 //! counted. So a credit counts for as much as it allows: who reads ahead allows anew what it has dealt with. A client that numbers
-//! what it has dealt with is believed exactly. Any other message counts for all that was sent.
+//! what it has dealt with is believed exactly. A commit of everything counts for all that was sent; any other message, for nothing.
 
 use std::collections::{BTreeSet, VecDeque};
 use thalweg_core::Offset;
@@ -29,6 +29,8 @@ pub struct Progress {
     allowed_records: u64,
     // It numbers what it has dealt with.
     counts: bool,
+    // Messages that were sent when it last spoke of something else than credit.
+    spoke_at: u64,
 }
 
 /// Where a partition is dealt with up to.
@@ -45,9 +47,14 @@ struct Sent {
 }
 
 impl Progress {
-    /// Whether records are out.
+    /// Whether the client owes a word: records are out that it has not dealt with, nor spoken since they were sent.
     pub fn is_owed(&self) -> bool {
-        !self.on_the_way.is_empty()
+        self.on_the_way.back().is_some_and(|last| self.counts || last.messages > self.spoke_at)
+    }
+
+    /// The client spoke of something else than credit: it lives, and nothing counts by that.
+    pub fn spoke(&mut self) {
+        self.spoke_at = self.messages;
     }
 
     /// A message of records was sent.
@@ -87,8 +94,13 @@ impl Progress {
         self.take(|sent| sent.messages <= messages)
     }
 
-    /// The client said something else.
-    pub fn said(&mut self) -> Vec<Done> {
+    /// Whether the client numbers what it has dealt with.
+    pub fn counts(&self) -> bool {
+        self.counts
+    }
+
+    /// The client says that it has dealt with all; who counts is believed by its count alone.
+    pub fn all(&mut self) -> Vec<Done> {
         if self.counts { Vec::new() } else { self.take(|_| true) }
     }
 
@@ -150,15 +162,33 @@ mod tests {
         assert_eq!(progress.credit(credit(1, None)), [(p(0), Offset(10))]);
         assert_eq!(progress.credit(credit(u64::MAX, Some(20))), [(p(0), Offset(20))]);
         assert!(progress.is_owed());
-        assert_eq!(progress.said(), [(p(0), Offset(30))]);
+        assert_eq!(progress.all(), [(p(0), Offset(30))]);
         assert!(!progress.is_owed());
+    }
+
+    #[test]
+    fn who_speaks_owes_nothing_until_more_is_sent_and_yet_nothing_counts() {
+        let mut progress = sent(2);
+        assert!(progress.is_owed());
+        progress.spoke();
+        assert!(!progress.is_owed());
+        progress.sent(p(0), Offset(30), 100, 10);
+        assert!(progress.is_owed());
+        assert_eq!(
+            progress.credit(credit(200, None)),
+            [(p(0), Offset(10)), (p(0), Offset(20))],
+            "only by credit"
+        );
+        progress.dealt_with(2);
+        progress.spoke();
+        assert!(progress.is_owed(), "who counts owes what it has not counted");
     }
 
     #[test]
     fn a_client_that_counts_is_believed_exactly() {
         let mut progress = sent(3);
         assert_eq!(progress.dealt_with(1), [(p(0), Offset(10))]);
-        assert_eq!(progress.said(), []);
+        assert_eq!(progress.all(), []);
         assert_eq!(progress.credit(credit(u64::MAX, None)), []);
         assert_eq!(progress.dealt_with(7), [(p(0), Offset(20)), (p(0), Offset(30))]);
     }
@@ -168,7 +198,7 @@ mod tests {
         let mut progress = sent(2);
         progress.sent(p(1), Offset(7), 100, 1);
         progress.forget(&BTreeSet::from([p(0)]));
-        assert_eq!(progress.said(), [(p(1), Offset(7))]);
+        assert_eq!(progress.all(), [(p(1), Offset(7))]);
     }
 
     #[test]

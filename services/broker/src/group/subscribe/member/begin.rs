@@ -80,7 +80,15 @@ impl Subscription {
                 continue;
             }
             let Some(part) = self.parts.get_mut(&at) else { continue };
-            let next = match (part.sought.take(), next) {
+            let sought = part.sought.take();
+            // Where a first place is found is where the assignment begins.
+            let found = next.as_ref().ok().copied().flatten().filter(|_| sought.is_none());
+            part.began = match part.is_told {
+                false => found,
+                // The log may have lost records: it goes on before where it began.
+                true => part.began.map(|began| found.unwrap_or(began).min(began)),
+            };
+            let next = match (sought, next) {
                 (Some(sought), _) => Some(sought),
                 (None, Ok(next)) => next,
                 (None, Err(error)) => {

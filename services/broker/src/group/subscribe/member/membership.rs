@@ -110,6 +110,9 @@ impl Subscription {
             .copied()
             .collect();
         let error = error_of(&why.refusal()).to_proto();
+        // The client hears of it before the commits that fail by it.
+        let keys = partitions.iter().filter_map(|at| self.parts.get(at)?.key(at)).collect();
+        self.commits.lose(&keys, &error);
         if !told.is_empty() || matches!(why, Loss::NotPolled) {
             let partitions = self.parts.describe(&told);
             self.events.push_back(Told::Lost(v1::SubscribeLost { partitions, error: Some(error) }));

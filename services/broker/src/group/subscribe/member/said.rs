@@ -3,9 +3,10 @@
 use super::{READ_AGAIN, Revocation, Subscription, place};
 use crate::forward::relay::{refused, weight};
 use crate::group::check;
-use crate::group::subscribe::commits::Waiting;
+use crate::group::subscribe::commits::{Waiting, failure};
 use crate::group::subscribe::parts::State;
 use crate::group::subscribe::progress::Done;
+use thalweg_core::group::MemberEpoch;
 use thalweg_core::group::positions::Position;
 use thalweg_core::group::state::Partitions;
 use thalweg_core::{ErrorCode, Offset};
@@ -61,8 +62,13 @@ impl Subscription {
         let counted = message.dealt_with.map(|messages| self.progress.dealt_with(messages));
         let said = match &command {
             Command::Credit(more) => self.progress.credit(*more),
-            _ => self.progress.said(),
+            // "Everything that was handed out": it has it all.
+            Command::Commit(commit) if commit.offsets.is_empty() => self.progress.all(),
+            _ => Vec::new(),
         };
+        if !matches!(command, Command::Credit(_)) {
+            self.progress.spoke();
+        }
         self.done(counted.into_iter().flatten().chain(said));
         let now = self.now();
         self.member.waits(now);
@@ -110,25 +116,72 @@ impl Subscription {
         if commit.commit_id == 0 {
             return Err(ApiError::invalid("commit.commit_id", "commits are numbered from 1"));
         }
-        let offsets = match commit.offsets.is_empty() {
-            true => self.uncommitted(|_| true),
-            false => {
-                check::offsets(&commit.offsets, "commit.offsets")?;
-                commit.offsets
-            }
+        if !commit.offsets.is_empty() {
+            check::offsets(&commit.offsets, "commit.offsets")?;
+        }
+        let id = commit.commit_id;
+        let now = self.member.epoch();
+        let epoch = commit.member_epoch.map_or(now, MemberEpoch);
+        if epoch <= MemberEpoch::JOIN && commit.member_epoch.is_some() {
+            return Err(ApiError::invalid("commit.member_epoch", "the epoch of an assignment is 1 or more"));
+        }
+        if epoch > now {
+            let message = format!("the member is at epoch {now}, not {epoch}");
+            let error =
+                ApiError::new(ErrorCode::FencedMemberEpoch, message).with_field("commit.member_epoch");
+            let error = Some(error.to_proto());
+            self.commits.push(Waiting::Refused(v1::SubscribeCommitted {
+                commit_id: id,
+                failures: vec![],
+                error,
+            }));
+            return Ok(());
+        }
+        let (offsets, failures) = match commit.offsets.is_empty() {
+            true => (self.uncommitted(|_| true), Vec::new()),
+            // Out of the group: the whole of it is refused.
+            false if now <= MemberEpoch::JOIN => (commit.offsets, Vec::new()),
+            false => self.may_commit(commit.offsets),
         };
-        self.commits.push(Waiting::Commit { id: commit.commit_id, offsets });
+        // What it commits itself it has dealt with: an automatic commit shall not go back behind it.
+        for offset in &offsets {
+            if let Some(at) = self.parts.named(&offset.topic, offset.partition) {
+                self.positions.done_to(&at, Position::at(Offset(offset.offset)));
+            }
+        }
+        self.commits.push(Waiting::Commit { id, epoch, offsets, failures });
         Ok(())
+    }
+
+    /// Sorts out what is of an earlier assignment: it is as if it had come before the partition was lost, and others may have
+    /// gone on since. The epoch alone does not tell, as it can be the same again.
+    fn may_commit(
+        &self,
+        offsets: Vec<v1::OffsetToCommit>,
+    ) -> (Vec<v1::OffsetToCommit>, Vec<v1::CommitResult>) {
+        let may = |offset: &v1::OffsetToCommit| {
+            let part = self.parts.named(&offset.topic, offset.partition).and_then(|at| self.parts.get(&at));
+            part.is_some_and(|part| part.may_commit(offset.offset))
+        };
+        let (may, may_not): (Vec<_>, Vec<_>) = offsets.into_iter().partition(may);
+        let message = "the member does not have the partition, or got it again behind this offset; \
+                       seek to commit an earlier one";
+        let error = ApiError::new(ErrorCode::StaleMemberEpoch, message).to_proto();
+        let failures =
+            may_not.into_iter().map(|offset| failure((offset.topic, offset.partition), &error)).collect();
+        (may, failures)
     }
 
     pub(super) fn revoked(&mut self, id: u64) {
         // One that is not known was taken meanwhile; the client has been told.
         let Some(Revocation { partitions, .. }) = self.revocations.remove(&id) else { return };
         if self.options.auto_commit.is_some() {
-            // Its last word for these: whatever it got of them it has dealt with.
-            partitions.iter().for_each(|at| self.positions.done(at));
+            // Its last word for these: whatever it got of them it has dealt with. Who counts has said how much that is.
+            if !self.progress.counts() {
+                partitions.iter().for_each(|at| self.positions.done(at));
+            }
             let offsets = self.uncommitted(|at| partitions.contains(at));
-            self.commits.push(Waiting::Commit { id: 0, offsets });
+            self.commit_automatically(offsets);
         }
         self.commits.push(Waiting::GiveBack(partitions));
     }
@@ -153,13 +206,17 @@ impl Subscription {
                 {
                     part.state = State::Reading;
                     part.next = position.offset;
+                    part.began = None;
                     sought.insert(at);
                     if !part.is_paused {
                         reading.push(place(&position.topic, position.partition, position.offset));
                     }
                     self.positions.seek(&at, Offset(position.offset));
                 }
-                Some((_, part)) if part.state != State::Revoking => part.sought = Some(position.offset),
+                Some((_, part)) if part.state != State::Revoking => {
+                    part.sought = Some(position.offset);
+                    part.began = None;
+                }
                 // It may have been taken while the client said so.
                 _ => self.not_assigned(position),
             }
@@ -212,7 +269,7 @@ impl Subscription {
         self.stop_reading(&all);
         if self.options.auto_commit.is_some() {
             let offsets = self.uncommitted(|_| true);
-            self.commits.push(Waiting::Commit { id: 0, offsets });
+            self.commit_automatically(offsets);
         }
         self.commits.push(Waiting::Leave);
     }

@@ -20,8 +20,13 @@ impl Subscription {
         }
         let offsets = self.uncommitted(|_| true);
         if !offsets.is_empty() {
-            self.commits.push(Waiting::Commit { id: 0, offsets });
+            self.commit_automatically(offsets);
         }
+    }
+
+    pub(super) fn commit_automatically(&mut self, offsets: Vec<v1::OffsetToCommit>) {
+        let epoch = self.member.epoch();
+        self.commits.push(Waiting::Commit { id: 0, epoch, offsets, failures: Vec::new() });
     }
 
     /// What the client has dealt with and is not known to be committed.
@@ -38,8 +43,10 @@ impl Subscription {
     pub(super) fn go_on_committing(&mut self) {
         while let Some(next) = self.commits.next() {
             match next {
-                Next::Call(offsets) => self.committing = Some(self.call(offsets)),
-                Next::Told(told) if told.commit_id != 0 => self.events.push_back(Told::Committed(told)),
+                Next::Call(epoch, offsets) => self.committing = Some(self.call(epoch, offsets)),
+                Next::Told(told) if told.commit_id != 0 || !told.failures.is_empty() => {
+                    self.events.push_back(Told::Committed(told))
+                }
                 Next::Told(_) => {}
                 Next::GiveBack(partitions) => self.give_back(&partitions),
                 Next::Leave => {
@@ -53,16 +60,17 @@ impl Subscription {
         }
     }
 
-    pub(super) fn call(&self, offsets: Vec<v1::OffsetToCommit>) -> Committing {
+    /// `epoch` is that of when it was asked for: with the present one it would count for a life that it is not of.
+    pub(super) fn call(&self, epoch: MemberEpoch, offsets: Vec<v1::OffsetToCommit>) -> Committing {
         let request = v1::CommitOffsetsRequest {
             group_id: self.options.group.to_string(),
             member_id: self.options.member.to_string(),
-            member_epoch: self.member.epoch().0,
+            member_epoch: epoch.0,
             instance_id: self.options.instance.as_ref().map(ToString::to_string).unwrap_or_default(),
             offsets,
             ..Default::default()
         };
-        let is_out = self.member.epoch() <= MemberEpoch::JOIN;
+        let is_out = epoch <= MemberEpoch::JOIN || self.member.epoch() <= MemberEpoch::JOIN;
         let (node, caller, group) = (Arc::clone(&self.node), self.caller.clone(), self.options.group.clone());
         Box::pin(async move {
             if is_out {
