@@ -195,6 +195,42 @@ fn bounds_are_kept() {
 }
 
 #[test]
+fn one_that_joins_anew_under_its_id_has_the_same_at_once_and_its_former_self_has_no_say() {
+    let mut rig = Rig::new(4);
+    let (mut a, mut b) = (Client::new("g", "a"), Client::new("g", "b"));
+    a.join(&mut rig).unwrap();
+    b.join(&mut rig).unwrap();
+    settle(&mut rig, &mut [&mut a, &mut b]);
+    let (former, others) = (a.clone(), b.has.clone());
+    let first = former.partitions()[0];
+    assert_eq!(former.commit(&mut rig, &[(first, 100)]), Ok(vec![None]));
+    // Twice, as the first answer may be lost; the second is held until the assignment is made, and no longer.
+    a.epoch = 0;
+    a.has.clear();
+    a.send(&mut rig, 0);
+    let call = a.send(&mut rig, 0);
+    rig.pass(21);
+    let told = a.hear(&mut rig, call).expect("an answer with the next assignment").unwrap();
+    assert!(told.epoch > former.epoch);
+    assert_eq!(a.has, former.has);
+    assert_eq!(former.commit(&mut rig, &[(first, 130)]), Ok(vec![Some(ErrorCode::StaleMemberEpoch)]));
+    let goodbye = |epoch: i32| v1::HeartbeatRequest {
+        member_epoch: -1,
+        leaving_epoch: Some(epoch),
+        ..former.request(0)
+    };
+    let say = |rig: &mut Rig, epoch: i32| {
+        rig.ask(ShardCall::Heartbeat { request: goodbye(epoch), host: "h".into() }).map_err(|no| no.code)
+    };
+    assert_eq!(say(&mut rig, former.epoch).unwrap_err(), ErrorCode::FencedMemberEpoch);
+    assert_eq!(a.commit(&mut rig, &[(first, 130)]), Ok(vec![None]));
+    settle(&mut rig, &mut [&mut a, &mut b]);
+    assert_eq!((&a.has, &b.has), (&former.has, &others), "nobody gave anything back");
+    assert_eq!(rig.state("g"), v1::GroupState::Stable);
+    assert!(say(&mut rig, a.epoch).is_ok());
+}
+
+#[test]
 fn bad_heartbeats_are_named() {
     let mut rig = Rig::new(1);
     let good = Client::new("g", "a").request(0);

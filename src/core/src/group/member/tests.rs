@@ -201,7 +201,7 @@ fn an_application_that_stays_away_is_out_until_it_is_back() {
     assert_eq!(member.next_wake(), Some(s(21.0)));
     assert_eq!(member.poll(s(21.0)), Some(Event::Lost { partitions: set(&[1]), why: Loss::NotPolled }));
     let leave = sent(&mut member, 21.0);
-    assert_eq!(leave.epoch, MemberEpoch::LEAVE);
+    assert_eq!((leave.epoch, leave.leaving), (MemberEpoch::LEAVE, Some(MemberEpoch(1))));
     member.answered(leave.number, answer(-1, None), s(21.1));
     assert_eq!((member.poll(s(90.0)), member.next_wake()), (None, None));
     member.waits(s(90.0));
@@ -221,8 +221,8 @@ fn leaving_is_said_once_the_join_is_known_and_is_not_tried_for_ever() {
     member.answered(join.number, answer(1, Some(&[1])), s(0.2));
     let leave = sent(&mut member, 0.2);
     assert_eq!(
-        (leave.epoch, leave.max_wait, member.has().len()),
-        (MemberEpoch::LEAVE_FOR_NOW, Duration::ZERO, 0)
+        (leave.epoch, leave.leaving, leave.max_wait, member.has().len()),
+        (MemberEpoch::LEAVE_FOR_NOW, Some(MemberEpoch(1)), Duration::ZERO, 0)
     );
     member.answered(leave.number, refused(ErrorCode::CoordinatorNotAvailable), s(0.3));
     assert_eq!(sent(&mut member, 0.5).epoch, MemberEpoch::LEAVE_FOR_NOW);
