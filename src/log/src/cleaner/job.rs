@@ -230,11 +230,16 @@ impl CleanJob {
                 continue;
             }
             let bytes = scan.batch(&batch).map_err(|err| StorageError::io("read", &segment.path(), err))?;
-            let map = &mut self.map;
+            let (map, first_dirty) = (&mut self.map, self.first_dirty);
             let view = BatchRef { header: batch.header, bytes };
             let full = view.walk_in_turn(&mut self.scratch, MAX_INFLATED_BYTES, |records| {
                 for record in records {
                     let record = record?;
+                    // Mapped by the round that ended inside this batch: again, and a small map would be full at the same
+                    // record for ever.
+                    if record.offset < first_dirty {
+                        continue;
+                    }
                     if let Some(key) = record.key
                         && !map.put(key, record.offset)
                     {

@@ -262,6 +262,30 @@ proptest! {
     }
 }
 
+/// A map that gets full inside a batch: the next round, whose map is smaller still, goes on behind it (found by the model).
+#[test]
+fn a_round_that_ended_inside_a_batch_is_gone_on_with() {
+    let append = |keys: &[(u8, bool)], size, codec, produced| Op::Append {
+        keys: keys.to_vec(),
+        size,
+        codec,
+        produced,
+    };
+    let mut machine = Machine::new(0);
+    let ops = [
+        append(&[(3, true), (4, false)], 1, 1, false),
+        append(&[(5, true), (0, true)], 59, 2, false),
+        append(&[(1, true), (9, false), (8, false), (0, true)], 60, 3, false),
+        append(&[(8, true)], 163, 0, true),
+        append(&[(10, false), (3, true), (7, false), (1, true)], 182, 0, false),
+        append(&[(8, true)], 320, 0, false),
+        Op::Commit,
+        Op::Clean { small_map: true },
+    ];
+    ops.iter().for_each(|op| machine.run(op));
+    machine.check();
+}
+
 /// A log whose cleaning has something of everything: merged segments, tombstones on their way in and out, an unchanged part.
 fn history(seed: u64) -> Machine {
     let mut machine = Machine::new(seed);
