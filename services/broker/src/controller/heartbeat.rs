@@ -219,6 +219,7 @@ impl Heartbeats {
     fn take(&mut self, answer: internal::BrokerHeartbeatResponse) -> Duration {
         let standing = Standing { fenced: answer.fenced, may_shutdown: answer.may_shutdown };
         self.heard = Instant::now();
+        self.link.answered(answer.fenced);
         self.lost = false;
         let before = self.standing.send_replace(standing);
         if before.fenced != standing.fenced {

@@ -1,11 +1,12 @@
 //! This broker's link to the controllers: the calls, and the epoch under which they know it.
 
 use crate::config::{BrokerConfig, BrokerIntervals, ConfigError};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use thalweg_client::controllers::{Controllers, Timing};
 use thalweg_core::BrokerEpoch;
 use thalweg_runtime::Dialer;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// The controllers of the cluster, for one broker.
 #[derive(Debug)]
@@ -13,6 +14,7 @@ pub struct ControllerLink {
     controllers: Arc<Controllers>,
     epoch: watch::Sender<Option<BrokerEpoch>>,
     intervals: BrokerIntervals,
+    confirmed: Mutex<Option<Instant>>,
 }
 
 impl ControllerLink {
@@ -28,7 +30,9 @@ impl ControllerLink {
             retry_most: intervals.retry_most,
         };
         let controllers = Controllers::new(&config.controllers, Arc::new(dial), timing).map_err(wrong)?;
-        Ok(ControllerLink { controllers: Arc::new(controllers), epoch: watch::Sender::new(None), intervals })
+        let controllers = Arc::new(controllers);
+        let confirmed = Mutex::default();
+        Ok(ControllerLink { controllers, epoch: watch::Sender::new(None), intervals, confirmed })
     }
 
     /// The controllers themselves.
@@ -48,6 +52,23 @@ impl ControllerLink {
 
     pub(super) fn set_epoch(&self, epoch: BrokerEpoch) {
         self.epoch.send_replace(Some(epoch));
+    }
+
+    /// Whether the controllers hold this broker for alive, as far as it can tell: the last heartbeat that was due was answered so. A
+    /// broker that they are silent to may lead nothing any more and not know.
+    pub fn is_confirmed(&self) -> bool {
+        let due = self.intervals.heartbeat + self.intervals.heartbeat / 2;
+        self.lock_confirmed().is_some_and(|at| at.elapsed() < due)
+    }
+
+    /// The controllers answered a heartbeat.
+    pub(super) fn answered(&self, fenced: bool) {
+        *self.lock_confirmed() = (!fenced).then(Instant::now);
+    }
+
+    fn lock_confirmed(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        // One value, whole at every step.
+        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn intervals(&self) -> &BrokerIntervals {

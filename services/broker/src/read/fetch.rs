@@ -1,6 +1,6 @@
 //! The unary Fetch: one read, or a long poll until there is enough.
 
-use super::{Amount, Chunk, Format, Terms, bound_of, check_routing, decode, read};
+use super::{Amount, Chunk, Format, Terms, bound_of, check_routing, decode, doubted, read};
 use crate::in_flight::Charge;
 use crate::node::Node;
 use crate::replicas::{Partition, Registration, Session};
@@ -210,7 +210,7 @@ impl LongPoll {
                 Err(error) => {
                     // What was read before still counts; the caller meets the error when it reads on.
                     if entry.pieces.is_empty() {
-                        entry.error = Some(error);
+                        entry.error = Some(doubted(node, &entry.partition, error));
                     }
                     return;
                 }

@@ -7,6 +7,7 @@ pub mod list_offsets;
 pub mod reader;
 pub mod tail;
 
+use crate::node::Node;
 use crate::refusal;
 use crate::replicas::Partition;
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thalweg_core::{ErrorCode, Offset};
 use thalweg_log::ReadBound;
-use thalweg_proto::{ApiError, v1};
+use thalweg_proto::{ApiError, Detail, v1};
 use tokio::time::Instant;
 
 /// How records come.
@@ -164,6 +165,24 @@ pub fn offset_not_available(partition: &Partition) -> ApiError {
         partition.topic_partition()
     );
     ApiError::new(ErrorCode::OffsetNotAvailable, message)
+}
+
+/// What a caller is told of a read that was refused. The end of a leader's log means nothing once another leads, and a broker that
+/// the controllers are silent to may not know that yet (KIP-320): an offset beyond the end is then no reason to reset anything.
+pub fn doubted(node: &Node, partition: &Partition, error: ApiError) -> ApiError {
+    match &error.detail {
+        Some(Detail::OffsetRange { requested, high_watermark, .. })
+            if requested > high_watermark && !node.controller.is_confirmed() =>
+        {
+            let message = format!(
+                "offset {requested} is beyond the end of {}, but this broker has not heard from the controllers and may no \
+                 longer lead it; retry",
+                partition.topic_partition()
+            );
+            ApiError::new(ErrorCode::OffsetNotAvailable, message)
+        }
+        _ => error,
+    }
 }
 
 /// Reads from `from` on; `None` when there is nothing to read. `scratch` holds what is inflated and is reused.

@@ -1,6 +1,6 @@
 //! The partitions that one stream reads, in turns: a partition is looked at when its high watermark moved, and never polled.
 
-use super::{Amount, Chunk, Terms, read};
+use super::{Amount, Chunk, Terms, doubted, read};
 use crate::node::Node;
 use crate::replicas::{Partition, Registration, Session};
 use std::collections::{HashMap, VecDeque};
@@ -122,6 +122,7 @@ impl Reader {
                 Some(_) => {
                     let amount = Amount { until: assigned.until, ..amount };
                     read(partition, assigned.next, &self.terms, amount, &mut self.scratch)
+                        .map_err(|error| doubted(node, partition, error))
                 }
             };
             let outcome = match outcome {
