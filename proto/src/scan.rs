@@ -210,7 +210,8 @@ mod tests {
         let commit = |count| v1::CommitOffsetsRequest { offsets: offsets(count), ..Default::default() };
         assert_eq!(refused(&commit(MAX_ELEMENTS)), None);
         assert_eq!(refused(&commit(MAX_ELEMENTS + 1)).as_deref(), Some("offsets"));
-        let command = v1::SubscribeCommit { commit_id: 1, offsets: offsets(MAX_ELEMENTS + 1), ..Default::default() };
+        let command =
+            v1::SubscribeCommit { commit_id: 1, offsets: offsets(MAX_ELEMENTS + 1), ..Default::default() };
         let command = Some(v1::subscribe_request::Command::Commit(command));
         let subscribe = v1::SubscribeRequest { command, dealt_with: None };
         assert_eq!(refused(&subscribe).as_deref(), Some("offsets"));
