@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Series of one gathering at most. What comes on top is left out, and counted in [`DROPPED`].
+/// Series of one gathering at most. What comes on top is left out, and counted in `thalweg_metrics_dropped_series`.
 pub const MAX_SERIES: usize = 100_000;
 
 /// Series that did not fit.
