@@ -6,7 +6,12 @@ use libfuzzer_sys::fuzz_target;
 use thalweg_core::batch::{BatchHeader, CRC_START, HEADER_LEN, LOG_OVERHEAD, Limits, MAGIC, ValidBatch};
 use thalweg_core::compression::Compression;
 
-const LIMITS: Limits = Limits { max_batch_bytes: 1 << 20, max_inflated_bytes: 4 << 20, max_records: 1 << 16 };
+const LIMITS: Limits = Limits {
+    max_batch_bytes: 1 << 20,
+    max_inflated_bytes: 4 << 20,
+    max_records: 1 << 16,
+    keys_required: false,
+};
 
 fuzz_target!(|data: &[u8]| {
     // As it came: nearly always refused.
