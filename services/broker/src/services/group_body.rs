@@ -1,71 +1,26 @@
-//! Subscribe's answers [without a copy](super::whole_body), and the charge that a Poll's answer keeps until it is sent.
+//! Subscribe's answers [without a copy](super::whole_body).
 
-use super::fetch_body::charged;
 use super::group::{Group, host};
 use super::messages::Messages;
+use super::own_stream::OwnStream;
 use super::whole_body::{self, Whole};
 use crate::in_flight::InFlight;
 use bytes::Bytes;
-use futures_util::future::{Either, FutureExt, Map, Ready, ready};
-use http::{Request, Response};
-use std::convert::Infallible;
-use std::future::Future;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use thalweg_proto::v1;
 use thalweg_proto::v1::partition_data::Data;
 use thalweg_proto::v1::subscribe_response::Event;
-use tonic::body::Body;
-use tonic::codegen::Service;
-use tonic::server::NamedService;
 
 /// The method that is served here.
 pub const PATH: &str = "/thalweg.v1.GroupService/Subscribe";
 
-/// Serves Subscribe itself and leaves everything else to the generated server.
-#[derive(Clone)]
-pub struct GroupBodies<S> {
-    inner: S,
-    group: Arc<Group>,
-    budget: Arc<InFlight>,
-    most: usize,
-}
-
-impl<S> GroupBodies<S> {
-    /// `most` is the longest request that is read, in bytes; what is half received counts against `budget`.
-    pub fn new(inner: S, group: Arc<Group>, budget: Arc<InFlight>, most: usize) -> GroupBodies<S> {
-        GroupBodies { inner, group, budget, most }
-    }
-}
-
-impl<S: NamedService> NamedService for GroupBodies<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-type Answer = Result<Response<Body>, Infallible>;
-
-impl<S> Service<Request<Body>> for GroupBodies<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Future<Output = Answer>,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Either<Ready<Answer>, Map<S::Future, fn(Answer) -> Answer>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // Compressed requests are refused by the generated server, as everywhere.
-        if request.uri().path() != PATH || !whole_body::is_plain(&request) {
-            return Either::Right(self.inner.call(request).map(charged as fn(Answer) -> Answer));
-        }
+/// Serves Subscribe. `most` is the longest request that is read, in bytes; what is half received counts against `budget`.
+pub fn own<S>(inner: S, group: Arc<Group>, budget: Arc<InFlight>, most: usize) -> OwnStream<S> {
+    OwnStream::new(inner, PATH, move |request| {
         let host = host(request.extensions());
-        let inbound = Messages::new(request.into_body(), &self.budget, self.most).telling_cancel();
-        Either::Left(ready(Ok(whole_body::respond(self.group.stream(host, inbound)))))
-    }
+        let inbound = Messages::new(request.into_body(), &budget, most).telling_cancel();
+        whole_body::respond(group.stream(host, inbound))
+    })
 }
 
 impl Whole for v1::SubscribeResponse {

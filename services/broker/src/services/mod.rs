@@ -9,6 +9,7 @@ mod group;
 mod group_body;
 mod half_received;
 mod messages;
+mod own_stream;
 mod produce_body;
 mod producer;
 mod too_large;
@@ -18,9 +19,6 @@ use crate::in_flight::InFlight;
 use crate::node::Node;
 use crate::replication::leader;
 use buffered::Buffered;
-use fetch_body::FetchBodies;
-use group_body::GroupBodies;
-use produce_body::ProduceBodies;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,7 +56,7 @@ pub fn public(node: &Arc<Node>) -> Result<GrpcServer, BuildError> {
     let groups = GroupServiceServer::from_arc(Arc::clone(&group)).max_decoding_message_size(most);
     records(builder, node, Door::Public, &budget)
         .service(TooLarge::new(
-            GroupBodies::new(Buffered::new(groups, Arc::clone(&budget)), group, Arc::clone(&budget), most),
+            group_body::own(Buffered::new(groups, Arc::clone(&budget)), group, Arc::clone(&budget), most),
             most,
         ))
         .service(TooLarge::new(
@@ -97,16 +95,11 @@ fn records(
     let admins = AdminServiceServer::new(admin).max_decoding_message_size(most);
     builder
         .service(TooLarge::new(
-            ProduceBodies::new(Buffered::new(producers, Arc::clone(budget)), producer, Arc::clone(budget)),
+            produce_body::own(Buffered::new(producers, Arc::clone(budget)), producer, Arc::clone(budget)),
             most,
         ))
         .service(TooLarge::new(
-            FetchBodies::new(
-                Buffered::new(consumers, Arc::clone(budget)),
-                consumer,
-                Arc::clone(budget),
-                most,
-            ),
+            fetch_body::own(Buffered::new(consumers, Arc::clone(budget)), consumer, Arc::clone(budget), most),
             most,
         ))
         .service(TooLarge::new(Buffered::new(admins, Arc::clone(budget)), most))
