@@ -81,3 +81,13 @@ fuzz target="batch_check" seconds="60":
 # The Python example against a broker that is running
 python:
     examples/python/run.sh
+
+# Stop and start every process of a cluster under load, one after the other, for as many rounds as told
+roll rounds="5":
+    cargo build --release
+    THALWEG_ROLL_ROUNDS={{rounds}} THALWEG_TEST_BINARY=target/release/thalweg cargo test -p thalweg-tests --test cluster -- rolling::a_cluster_is_rolled --nocapture
+
+# Upgrade a cluster under load from an older program to this one: `just upgrade-from path/to/old/thalweg`
+upgrade-from old:
+    cargo build --release
+    THALWEG_OLD_BINARY={{old}} THALWEG_TEST_BINARY=target/release/thalweg cargo test -p thalweg-tests --test cluster -- rolling::a_cluster_is_upgraded --nocapture

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 const FILES: &[&str] = &[
     "thalweg/v1/common.proto",
+    "thalweg/v1/trace.proto",
     "thalweg/v1/producer.proto",
     "thalweg/v1/consumer.proto",
     "thalweg/v1/admin.proto",

@@ -279,7 +279,8 @@ pub fn grpc_code(code: ErrorCode) -> Code {
         | E::FencedInstance
         | E::GroupNotEmpty
         | E::NotCoordinator
-        | E::StaleCoordinatorEpoch => Code::FailedPrecondition,
+        | E::StaleCoordinatorEpoch
+        | E::IncompatibleFeatureLevel => Code::FailedPrecondition,
         E::LeaderNotAvailable
         | E::OffsetNotAvailable
         | E::NotEnoughReplicas

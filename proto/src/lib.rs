@@ -4,6 +4,7 @@
 pub mod codec;
 pub mod convert;
 pub mod error;
+pub mod features;
 pub mod scan;
 
 pub use error::{ApiError, Detail};

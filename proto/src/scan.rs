@@ -196,7 +196,11 @@ mod tests {
 
     #[test]
     fn as_many_as_allowed_pass_and_one_more_does_not() {
-        let stream = |produce| v1::ProduceStreamRequest { correlation_id: 7, produce: Some(produce) };
+        let stream = |produce| v1::ProduceStreamRequest {
+            correlation_id: 7,
+            produce: Some(produce),
+            ..Default::default()
+        };
         assert_eq!(refused(&records(MAX_RECORDS, 1)), None);
         assert_eq!(refused(&stream(records(MAX_RECORDS, 1))), None);
         assert_eq!(refused(&records(MAX_RECORDS + 1, 0)).as_deref(), Some("records"));

@@ -10,6 +10,8 @@
 //! | `THALWEG_GROUP_OFFSETS` | committed offsets of the group whose coordinator is killed, by default 2,000 |
 //! | `THALWEG_FAILOVER_ROUNDS` | how often `failover` measures each kind, by default once |
 //! | `THALWEG_MANY_PARTITIONS` | partitions of a cluster that has many, by default 300 |
+//! | `THALWEG_ROLL_ROUNDS` | how often every process is stopped and started again in `rolling`, by default once |
+//! | `THALWEG_OLD_BINARY` | an older program that `rolling` upgrades a cluster from; without it that test does nothing |
 //! | `THALWEG_TEST_KEEP` | keeps the folders of clusters, and with them the logs of their processes |
 //! | `THALWEG_TEST_LOG_LEVEL` | what those processes log, by default info |
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -20,7 +22,12 @@ mod groups;
 mod harness;
 mod kill_rounds;
 mod many_partitions;
+mod metrics;
+mod operator;
 mod real_logs;
 mod replicated;
+mod rolling;
 mod streaming_input;
 mod streams;
+mod telemetry;
+mod traces;

@@ -43,13 +43,18 @@
 {{- $wrong = append $wrong (printf "controller.settings.%s is %d but there are %d brokers: lower it, or set broker.replicas to at least %d" $key $factor $brokers $factor) -}}
 {{- end -}}
 {{- end -}}
-{{- range $kind := list "controller" "broker" "coordinator" -}}
+{{- range $kind := list "controller" "broker" "coordinator" "operator" -}}
 {{- $spec := index $v $kind -}}
 {{- if and (eq $spec.antiAffinity "custom") (not $spec.affinity) -}}
 {{- $wrong = append $wrong (printf "%s.antiAffinity is custom but %s.affinity is empty: describe the affinity there, or choose soft, hard or none" $kind $kind) -}}
 {{- end -}}
 {{- if and $spec.affinity (ne $spec.antiAffinity "custom") -}}
 {{- $wrong = append $wrong (printf "%s.affinity is set but %s.antiAffinity is %s: set it to custom, or the affinity is not used" $kind $kind $spec.antiAffinity) -}}
+{{- end -}}
+{{- range $field := list "serviceAccountName" "automountServiceAccountToken" "enableServiceLinks" "imagePullSecrets" "securityContext" "terminationGracePeriodSeconds" "priorityClassName" "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "containers" "initContainers" "volumes" -}}
+{{- if hasKey $spec.extraPodSpec $field -}}
+{{- $wrong = append $wrong (printf "%s.extraPodSpec.%s is set by the chart itself: use the value that it has for that" $kind $field) -}}
+{{- end -}}
 {{- end -}}
 {{- if and (gt (int $spec.preStopHealthSeconds) 0) (gt (int $spec.preStopSleepSeconds) 0) -}}
 {{- $wrong = append $wrong (printf "%s.preStopHealthSeconds and %s.preStopSleepSeconds are both set: a pod does one of them; set the other to 0" $kind $kind) -}}
@@ -107,6 +112,22 @@
 
 {{- if and (or $v.metrics.podMonitor.enabled $v.metrics.prometheusRule.enabled $v.metrics.dashboards.enabled) (not $v.metrics.enabled) -}}
 {{- $wrong = append $wrong "metrics.podMonitor, metrics.prometheusRule and metrics.dashboards need metrics to look at: set metrics.enabled" -}}
+{{- end -}}
+{{- $otlp := $v.telemetry.otlp -}}
+{{- if and $otlp.headersSecret.name (not $otlp.endpoint) -}}
+{{- $wrong = append $wrong "telemetry.otlp.headersSecret is set but nothing is exported: name the collector in telemetry.otlp.endpoint" -}}
+{{- end -}}
+{{- if and $otlp.endpoint (not $v.telemetry.traces.enabled) (not $v.telemetry.metrics.enabled) (not $v.telemetry.logs.enabled) -}}
+{{- $wrong = append $wrong "telemetry.otlp.endpoint is set but neither traces, metrics nor logs are exported: enable one of them, or empty the endpoint" -}}
+{{- end -}}
+{{- if and $v.networkPolicy.egress.restricted (not $v.networkPolicy.enabled) -}}
+{{- $wrong = append $wrong "networkPolicy.egress.restricted needs a policy: set networkPolicy.enabled" -}}
+{{- end -}}
+{{- if and $v.networkPolicy.egress.restricted $v.operator.enabled (not $v.networkPolicy.egress.extra) -}}
+{{- $wrong = append $wrong "operator.enabled and networkPolicy.egress.restricted: let the operator reach the Kubernetes API with a rule in networkPolicy.egress.extra" -}}
+{{- end -}}
+{{- if and $v.networkPolicy.egress.restricted (eq $v.broker.rack.mode "initContainer") (not $v.networkPolicy.egress.extra) -}}
+{{- $wrong = append $wrong "broker.rack.mode is initContainer and networkPolicy.egress.restricted: let brokers reach the Kubernetes API with a rule in networkPolicy.egress.extra" -}}
 {{- end -}}
 {{- if and $v.image.digest $v.image.tag -}}
 {{- $wrong = append $wrong "image.digest and image.tag are both set: keep one" -}}

@@ -120,3 +120,27 @@ imagePullSecrets:
 {{- $defaults := dict "default-replication-factor" $replicas "offsets-topic-replication-factor" $replicas -}}
 {{- merge (dict) .Values.controller.settings $defaults | toJson -}}
 {{- end -}}
+
+{{/* Whether a Cluster resource is made for this release's brokers. */}}
+{{- define "thalweg.hasCluster" -}}
+{{- $create := .Values.operator.cluster.create -}}
+{{- if and .Values.operator.enabled (or (eq $create "always") (and (eq $create "auto") (.Capabilities.APIVersions.Has "thalweg.io/v1alpha1/Cluster"))) -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* The StatefulSet's replicas. Where there is an operator they are its affair once the StatefulSet is there. */}}
+{{- define "thalweg.brokerReplicas" -}}
+{{- $replicas := int .Values.broker.replicas -}}
+{{- if and .Values.operator.enabled (ne .Values.operator.cluster.create "never") -}}
+{{- with lookup "apps/v1" "StatefulSet" .Release.Namespace (printf "%s-broker" (include "thalweg.fullname" .)) -}}
+{{- $replicas = int .spec.replicas -}}
+{{- end -}}
+{{- end -}}
+{{- $replicas -}}
+{{- end -}}
+
+{{/* Brokers that there are or shall be: those that are drained need their settings and addresses until they are gone. */}}
+{{- define "thalweg.brokersEver" -}}
+{{- max (int .Values.broker.replicas) (include "thalweg.brokerReplicas" . | int) -}}
+{{- end -}}

@@ -17,8 +17,8 @@ annotations:
 {{- end -}}
 
 {{- define "thalweg.podSpec" -}}
-serviceAccountName: {{ include "thalweg.serviceAccountName" .root }}
-automountServiceAccountToken: false
+serviceAccountName: {{ .serviceAccountName | default (include "thalweg.serviceAccountName" .root) }}
+automountServiceAccountToken: {{ hasKey . "serviceAccountName" }}
 # A Service that is called thalweg would set THALWEG_PORT and the like.
 enableServiceLinks: false
 {{- include "thalweg.pullSecrets" .root }}
@@ -70,6 +70,9 @@ topologySpreadConstraints:
         {{- include "thalweg.selector" .root | nindent 8 }}
         app.kubernetes.io/component: {{ .kind }}
 {{- end }}
+{{- with .spec.extraPodSpec }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{/* Image, security, probes and the rest of the main container. Takes "port" and "portName" for the probes besides. */}}
@@ -94,27 +97,81 @@ lifecycle:
     sleep:
       seconds: {{ .spec.preStopSleepSeconds }}
 {{- end }}
-# The standard health service on the service's own port, for the whole server (no service name). A broker or a coordinator
-# answers once it is registered; from then on the answer does not depend on controllers or on other brokers, so that a
-# cluster without majority is not restarted to pieces.
+# The standard health service. A broker or a coordinator is ready once it is registered; from then on the answer does not
+# depend on controllers or on other brokers, so that a cluster without majority is not restarted to pieces.
 startupProbe:
-  grpc:
-    port: {{ .port }}
+  {{- include "thalweg.probe" (dict "in" . "service" (printf "thalweg.%s" .kind)) | nindent 2 }}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: {{ div (add (int .spec.startupSeconds) 4) 5 }}
 livenessProbe:
-  grpc:
-    port: {{ .port }}
+  {{- include "thalweg.probe" (dict "in" . "service" "thalweg.live") | nindent 2 }}
   periodSeconds: 10
   timeoutSeconds: 10
   failureThreshold: 6
 readinessProbe:
-  grpc:
-    port: {{ .port }}
+  {{- include "thalweg.probe" (dict "in" . "service" (printf "thalweg.%s" .kind)) | nindent 2 }}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 2
+{{- end -}}
+
+{{/* Whom a probe asks: by name on the port for operations, or the whole server on its own port where there is none. */}}
+{{- define "thalweg.probe" -}}
+grpc:
+  {{- if .in.root.Values.metrics.enabled }}
+  port: {{ .in.root.Values.metrics.port }}
+  service: {{ .service }}
+  {{- else }}
+  port: {{ .in.port }}
+  {{- end }}
+{{- end -}}
+
+{{/* The standard variables of OpenTelemetry. */}}
+{{- define "thalweg.otel" -}}
+{{- $telemetry := .root.Values.telemetry -}}
+{{- with $telemetry.otlp.endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ . | quote }}
+{{- with $telemetry.otlp.headersSecret.name }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: {{ $telemetry.otlp.headersSecret.key }}
+{{- end }}
+{{- range $signal := list "traces" "metrics" "logs" }}
+{{- if not (index $telemetry $signal).enabled }}
+- name: OTEL_{{ upper $signal }}_EXPORTER
+  value: none
+{{- end }}
+{{- end }}
+{{- if $telemetry.traces.enabled }}
+- name: OTEL_TRACES_SAMPLER
+  value: parentbased_traceidratio
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ $telemetry.traces.sampleRatio | quote }}
+{{- end }}
+{{- if $telemetry.metrics.enabled }}
+- name: OTEL_METRIC_EXPORT_INTERVAL
+  value: {{ mul 1000 (int $telemetry.metrics.intervalSeconds) | quote }}
+{{- end }}
+- name: POD_UID
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.uid
+- name: NODE_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.nodeName
+{{- $attributes := dict "k8s.namespace.name" $.root.Release.Namespace "k8s.pod.name" "$(POD_NAME)" "k8s.pod.uid" "$(POD_UID)" "k8s.node.name" "$(NODE_NAME)" "service.namespace" (include "thalweg.fullname" $.root) }}
+{{- $pairs := list }}
+{{- range $name, $value := merge (dict) $telemetry.resourceAttributes $attributes }}
+{{- $pairs = append $pairs (printf "%s=%s" $name $value) }}
+{{- end }}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: {{ join "," $pairs | quote }}
+{{- end }}
 {{- end -}}
 
 {{/* Environment that all kinds have. */}}
@@ -131,6 +188,7 @@ readinessProbe:
 - name: THALWEG_METRICS_LISTEN
   value: "{{ include "thalweg.any" .root }}:{{ .root.Values.metrics.port }}"
 {{- end }}
+{{- include "thalweg.otel" . }}
 {{- with .spec.extraEnv }}
 {{ toYaml . }}
 {{- end }}

@@ -245,7 +245,8 @@ pub struct CleanerConfig {
     /// `log.cleaner.dedupe.buffer.size`: bytes of memory for the keys of all logs that are being compacted; at least
     /// [`MIN_DEDUPE_BUFFER_BYTES`] for each thread. A key takes 32 of them, whatever its length. Default 128 MiB.
     pub dedupe_buffer_bytes: usize,
-    /// `log.cleaner.io.max.bytes.per.second`: bytes that all threads together read and write a second. Default: no limit.
+    /// `log.cleaner.io.max.bytes.per.second`: bytes that all threads together read and write a second. Default: no limit; with or
+    /// without one a cleaner works less while the syncs of appends take twice as long beside it ([`thalweg_log::Pace`]).
     pub max_bytes_per_second: Option<u64>,
     /// `log.cleaner.backoff.ms`: between two looks for a log to compact, when there was none. Default 15 s.
     pub backoff: Duration,

@@ -4,6 +4,7 @@ use crate::node::unknown_topic;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use thalweg_core::config::CATALOGUE;
+use thalweg_core::group::OFFSETS_TOPIC;
 use thalweg_core::metadata::balance::stuck_drains;
 use thalweg_core::metadata::{BrokerRegistration, CoordinatorRegistration, MetadataImage, TopicImage};
 use thalweg_core::{BrokerId, CoordinatorId, TopicName};
@@ -187,6 +188,13 @@ pub fn cluster(image: &MetadataImage) -> v1::DescribeClusterResponse {
     }
 }
 
+/// What groups wait for, when their topic shall have `needed` replicas; 0: nobody knows.
+pub fn groups_wait(image: &MetadataImage, needed: u32) -> Option<v1::GroupsWait> {
+    let brokers = total(image.brokers().filter(|broker| broker.takes_replicas()).count());
+    let is_open = image.topic(OFFSETS_TOPIC).is_none() && image.coordinators().len() > 0;
+    (is_open && brokers < needed).then_some(v1::GroupsWait { brokers, needed_brokers: needed })
+}
+
 /// Controllers by id: those of the Raft group, and those that the metadata knows.
 pub fn controllers(image: &MetadataImage, quorum: &internal::DescribeQuorumResponse) -> Vec<v1::Controller> {
     let voters: BTreeSet<u64> = quorum.voters.iter().copied().collect();
@@ -276,6 +284,32 @@ mod tests {
         let found = cluster(&image(3));
         assert_eq!((found.brokers[0].replica_count, found.brokers[0].leader_count), (3, 3));
         assert_eq!((found.partition_count, found.offline_partitions), (3, 0));
+    }
+
+    #[test]
+    fn groups_wait_for_as_many_brokers_as_their_topic_has_replicas() {
+        let mut image = image(0);
+        assert_eq!(groups_wait(&image, 3), None, "nobody would serve them");
+        let register = RegisterCoordinator {
+            id: CoordinatorId(7),
+            cluster_id: None,
+            incarnation: [1; 16],
+            endpoint: "127.0.0.1:3".parse().unwrap(),
+            rack: None,
+        };
+        apply(&mut image, MetadataVersion(100), &Command::RegisterCoordinator(register)).unwrap();
+        assert_eq!(groups_wait(&image, 3), Some(v1::GroupsWait { brokers: 1, needed_brokers: 3 }));
+        assert_eq!(groups_wait(&image, 1), None, "it is about to be created");
+        let topic = CreateTopic {
+            name: TopicName::new(OFFSETS_TOPIC).unwrap(),
+            id: TopicId([9; 16]),
+            placement: PlacementSpec::Counts { partitions: 1, replication_factor: 1 },
+            overrides: Default::default(),
+            seed: 0,
+            internal: true,
+        };
+        apply(&mut image, MetadataVersion(101), &Command::CreateTopic(topic)).unwrap();
+        assert_eq!(groups_wait(&image, 3), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A bound over all connections on what producers have in flight.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
 /// Counts the bytes of requests that were received and not yet answered.
@@ -13,12 +13,30 @@ pub struct InFlight {
     limit: usize,
     used: AtomicUsize,
     freed: Notify,
+    refused: AtomicU64,
+    held_back: AtomicU64,
 }
 
 impl InFlight {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Arc<InFlight> {
-        Arc::new(InFlight { limit, used: AtomicUsize::new(0), freed: Notify::new() })
+        let (refused, held_back) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(InFlight { limit, used: AtomicUsize::new(0), freed: Notify::new(), refused, held_back })
+    }
+
+    /// Requests that were refused for want of room.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// How often someone had to wait for room.
+    pub fn held_back(&self) -> u64 {
+        self.held_back.load(Ordering::Relaxed)
+    }
+
+    /// A request is refused for want of room.
+    pub fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Bytes beyond which there is no room.
@@ -38,6 +56,7 @@ impl InFlight {
 
     /// Waits until another request may be read. Safe to drop and call again.
     pub async fn room(&self) {
+        let mut waits = false;
         loop {
             let freed = self.freed.notified();
             tokio::pin!(freed);
@@ -45,6 +64,9 @@ impl InFlight {
             freed.as_mut().enable();
             if self.has_room() {
                 return;
+            }
+            if !std::mem::replace(&mut waits, true) {
+                self.held_back.fetch_add(1, Ordering::Relaxed);
             }
             freed.await;
         }
@@ -66,7 +88,11 @@ impl InFlight {
 
     /// Counts `bytes` until the charge is dropped; `None` when the limit was reached before.
     pub fn try_charge(self: &Arc<InFlight>, bytes: usize) -> Option<Charge> {
-        self.has_room().then(|| self.charge(bytes))
+        if !self.has_room() {
+            self.refuse();
+            return None;
+        }
+        Some(self.charge(bytes))
     }
 }
 
@@ -125,6 +151,7 @@ mod tests {
         assert!(budget.try_charge(1).is_none());
         let mut room = Box::pin(budget.room());
         assert!(room.as_mut().now_or_never().is_none());
+        assert_eq!((budget.refused(), budget.held_back()), (1, 1));
         drop(first);
         assert!(room.now_or_never().is_some());
         assert!(budget.try_charge(1).is_some());

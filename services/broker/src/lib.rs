@@ -28,6 +28,7 @@ pub mod replication;
 mod services;
 mod settings;
 mod stopping;
+mod trace;
 
 pub use broker::{
     Broker, BrokerError, BrokerHandle, BrokerSeams, Port, ServeError, StartError, WallClock, serve,

@@ -1,10 +1,13 @@
 //! What a broker tells of itself, read from its partitions when somebody asks.
 
+use crate::in_flight::InFlight;
 use crate::node::Node;
 use crate::replicas::Partition;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
-use thalweg_runtime::observe::{Family, Samples, Source};
+use thalweg_log::{DirState, LogManager};
+use thalweg_runtime::observe::{Family, Histogram, Samples, Source};
 
 /// Topics that have series of their own; the others are told together as [`OTHER_TOPICS`], so that no cluster has so many topics
 /// that its monitoring fails.
@@ -17,6 +20,11 @@ static RECORDS_IN: Family =
 static BYTES_IN: Family = Family::counter(
     "thalweg_topic_bytes_in_total",
     "Bytes of batches that producers wrote, as stored.",
+    &["topic"],
+);
+static RECORDS_OUT: Family = Family::counter(
+    "thalweg_topic_records_out_total",
+    "Records that consumers read; all of a batch, even if they wanted only its end.",
     &["topic"],
 );
 static BYTES_OUT: Family =
@@ -45,13 +53,31 @@ static ISR_SHRINKS: Family =
     Family::counter("thalweg_isr_shrinks_total", "How often the ISR of a partition led here shrank.", &[]);
 static ISR_EXPANDS: Family =
     Family::counter("thalweg_isr_expands_total", "How often the ISR of a partition led here grew.", &[]);
-static PRODUCE_HELD: Family = Family::gauge(
-    "thalweg_produce_in_flight_bytes",
-    "Bytes of produce requests that were appended and not acknowledged.",
+static BUDGET: Family = Family::gauge(
+    "thalweg_broker_budget_bytes",
+    "Bytes held: of produce requests not acknowledged, of unary fetch answers not sent, of messages that are being received.",
+    &["budget"],
+);
+static BUDGET_LIMIT: Family = Family::gauge(
+    "thalweg_broker_budget_limit_bytes",
+    "Bytes beyond which a budget has no more room.",
+    &["budget"],
+);
+static THROTTLED: Family = Family::counter(
+    "thalweg_broker_throttled_total",
+    "Requests without room in their budget: refused with THROTTLED, or held back until there was some.",
+    &["budget", "how"],
+);
+static CATCH_UP: Family = Family::counter(
+    "thalweg_replication_catch_up_bytes_total",
+    "Bytes that were asked of leaders to catch up, within replication.throttled.rate.",
     &[],
 );
-static ANSWERS_HELD: Family =
-    Family::gauge("thalweg_fetch_answer_bytes", "Bytes of unary fetch answers that were not sent yet.", &[]);
+static CATCH_UP_HELD: Family = Family::counter(
+    "thalweg_replication_throttled_total",
+    "How often catching up had to wait for replication.throttled.rate.",
+    &[],
+);
 static FENCED: Family = Family::gauge(
     "thalweg_broker_fenced",
     "1 while the controllers hold this broker for gone, or it is not registered.",
@@ -66,11 +92,34 @@ static AVAILABLE: Family = Family::gauge(
     "Bytes that can still be written to a log directory.",
     &["directory"],
 );
+static CAPACITY: Family = Family::gauge(
+    "thalweg_log_directory_capacity_bytes",
+    "Bytes that the file system of a log directory holds in all.",
+    &["directory"],
+);
+static FLUSH: Family = Family::histogram(
+    "thalweg_log_flush_duration_seconds",
+    "How long each fdatasync of a segment took.",
+    &["directory"],
+);
+static FLUSH_QUEUE: Family =
+    Family::gauge("thalweg_log_flush_queue_length", "Partitions that wait for an fdatasync.", &["directory"]);
+static RECOVERY: Family = Family::gauge(
+    "thalweg_log_recovery_seconds",
+    "How long it took to open the logs of a directory when the broker started, recovery included.",
+    &["directory"],
+);
+static RECOVERED: Family = Family::gauge(
+    "thalweg_log_recovered_partitions",
+    "Partitions whose log had to be scanned then, because the broker had not stopped in good order.",
+    &["directory"],
+);
 
 /// The metrics of a broker.
-pub static FAMILIES: [&Family; 18] = [
+pub static FAMILIES: [&Family; 27] = [
     &RECORDS_IN,
     &BYTES_IN,
+    &RECORDS_OUT,
     &BYTES_OUT,
     &LOG_BYTES,
     &SEGMENTS,
@@ -81,13 +130,44 @@ pub static FAMILIES: [&Family; 18] = [
     &UNDER_MIN_ISR,
     &ISR_SHRINKS,
     &ISR_EXPANDS,
-    &PRODUCE_HELD,
-    &ANSWERS_HELD,
+    &BUDGET,
+    &BUDGET_LIMIT,
+    &THROTTLED,
+    &CATCH_UP,
+    &CATCH_UP_HELD,
     &FENCED,
     &METADATA_VERSION,
     &DIRECTORIES,
     &AVAILABLE,
+    &CAPACITY,
+    &FLUSH,
+    &FLUSH_QUEUE,
+    &RECOVERY,
+    &RECOVERED,
 ];
+
+/// How long the syncs of each log directory took.
+#[derive(Debug)]
+pub struct FlushTimes(BTreeMap<PathBuf, Arc<Histogram>>);
+
+impl FlushTimes {
+    /// Those of `logs`, from now on.
+    pub fn of(logs: &LogManager) -> FlushTimes {
+        let dirs = logs.dir_states().into_iter().map(|dir| (dir.path, Arc::default()));
+        let times: BTreeMap<PathBuf, Arc<Histogram>> = dirs.collect();
+        logs.on_flush(|dir| {
+            let histogram = times.get(dir).map(Arc::clone).unwrap_or_default();
+            Arc::new(move |took| histogram.record(took))
+        });
+        FlushTimes(times)
+    }
+
+    fn tell(&self, samples: &mut Samples<'_>) {
+        for (dir, histogram) in &self.0 {
+            samples.histogram(&FLUSH, &[&dir.to_string_lossy()], histogram.snapshot());
+        }
+    }
+}
 
 /// Tells of one broker, for as long as it lives.
 pub(crate) struct BrokerSource {
@@ -104,6 +184,7 @@ impl BrokerSource {
 struct Topic {
     records_in: u64,
     bytes_in: u64,
+    records_out: u64,
     bytes_out: u64,
     log_bytes: u64,
     segments: u64,
@@ -126,6 +207,7 @@ impl Topic {
         let (traffic, log) = (partition.traffic(), partition.log());
         self.records_in += traffic.records_in();
         self.bytes_in += traffic.bytes_in();
+        self.records_out += traffic.records_out();
         self.bytes_out += traffic.bytes_out();
         self.log_bytes += log.size_bytes();
         self.segments += log.segment_count() as u64;
@@ -134,6 +216,7 @@ impl Topic {
     fn tell(&self, name: &str, samples: &mut Samples<'_>) {
         samples.count(&RECORDS_IN, &[name], self.records_in);
         samples.count(&BYTES_IN, &[name], self.bytes_in);
+        samples.count(&RECORDS_OUT, &[name], self.records_out);
         samples.count(&BYTES_OUT, &[name], self.bytes_out);
         samples.count(&LOG_BYTES, &[name], self.log_bytes);
         samples.count(&SEGMENTS, &[name], self.segments);
@@ -189,8 +272,10 @@ impl Source for BrokerSource {
             others.tell(OTHER_TOPICS, samples);
         }
         totals.tell(samples);
-        samples.count(&PRODUCE_HELD, &[], node.in_flight.used() as u64);
-        samples.count(&ANSWERS_HELD, &[], node.answers.used() as u64);
+        budgets(&node, samples);
+        let catch_up = node.replicas.catch_up();
+        samples.count(&CATCH_UP, &[], catch_up.given_bytes());
+        samples.count(&CATCH_UP_HELD, &[], catch_up.held_back());
         let image = node.metadata.image();
         let fenced = image.broker(node.config.node_id).is_none_or(|broker| broker.fenced);
         samples.count(&FENCED, &[], fenced.into());
@@ -199,10 +284,35 @@ impl Source for BrokerSource {
         let failed = dirs.iter().filter(|dir| dir.failed.is_some()).count();
         samples.count(&DIRECTORIES, &["good"], (dirs.len() - failed) as u64);
         samples.count(&DIRECTORIES, &["failed"], failed as u64);
-        for dir in &dirs {
-            if let Some(bytes) = dir.available_bytes {
-                samples.count(&AVAILABLE, &[&dir.path.to_string_lossy()], bytes);
-            }
-        }
+        dirs.iter().for_each(|dir| directory(dir, samples));
+        node.flushes.tell(samples);
+    }
+}
+
+fn directory(dir: &DirState, samples: &mut Samples<'_>) {
+    let path = dir.path.to_string_lossy();
+    if let Some(bytes) = dir.available_bytes {
+        samples.count(&AVAILABLE, &[&path], bytes);
+    }
+    if let Some(bytes) = dir.capacity_bytes {
+        samples.count(&CAPACITY, &[&path], bytes);
+    }
+    samples.count(&FLUSH_QUEUE, &[&path], dir.waiting_for_sync as u64);
+    samples.number(&RECOVERY, &[&path], dir.opened_in.as_secs_f64());
+    samples.count(&RECOVERED, &[&path], dir.recovered_logs as u64);
+}
+
+fn budgets(node: &Node, samples: &mut Samples<'_>) {
+    let all: [(&str, &InFlight); 4] = [
+        ("produce", &node.in_flight),
+        ("fetch", &node.answers),
+        ("receive", &node.half_received),
+        ("receive_internal", &node.half_forwarded),
+    ];
+    for (name, budget) in all {
+        samples.count(&BUDGET, &[name], budget.used() as u64);
+        samples.count(&BUDGET_LIMIT, &[name], budget.limit() as u64);
+        samples.count(&THROTTLED, &[name, "refused"], budget.refused());
+        samples.count(&THROTTLED, &[name, "held_back"], budget.held_back());
     }
 }

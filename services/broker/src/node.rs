@@ -6,6 +6,7 @@ use crate::forward::Peers;
 use crate::group::Groups;
 use crate::in_flight::InFlight;
 use crate::metadata::MetadataStore;
+use crate::metrics::FlushTimes;
 use crate::produce::fence::SeenLeases;
 use crate::producer_ids::ProducerIds;
 use crate::replicas::{Lookup, Partition, ReplicaManager};
@@ -32,6 +33,12 @@ pub struct Node {
     pub in_flight: Arc<InFlight>,
     /// Bytes of unary Fetch answers.
     pub answers: Arc<InFlight>,
+    /// Bytes of messages of clients that have not come to their end.
+    pub half_received: Arc<InFlight>,
+    /// The same of other services, on the internal port.
+    pub half_forwarded: Arc<InFlight>,
+    /// How long the syncs of each log directory took.
+    pub flushes: FlushTimes,
     /// The controllers.
     pub controller: Arc<ControllerLink>,
     /// Rung when a follower may join an ISR.

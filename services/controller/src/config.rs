@@ -19,6 +19,8 @@ pub const DEFAULT_REPLICATION_FACTOR: i32 = 1;
 pub const BROKER_SESSION: Duration = Duration::from_secs(9);
 /// A coordinator that sends no heartbeat for so long is fenced.
 pub const COORDINATOR_SESSION: Duration = Duration::from_secs(6);
+/// How long a fenced coordinator is remembered.
+const COORDINATOR_FORGET_AFTER: Duration = Duration::from_secs(600);
 /// Partitions of the topic that holds groups and their offsets (`offsets.topic.num.partitions`).
 pub const OFFSETS_TOPIC_PARTITIONS: i32 = 50;
 /// Replicas of that topic (`offsets.topic.replication.factor`).
@@ -99,6 +101,9 @@ pub struct ControllerConfig {
     pub broker_session: Duration,
     /// A coordinator that sends no heartbeat for so long is fenced. Default 6 s.
     pub coordinator_session: Duration,
+    /// A coordinator that has been fenced for so long is forgotten: it keeps nothing that could come back. Default 10 min; zero:
+    /// never.
+    pub coordinator_forget_after: Duration,
     /// A broker or coordinator whose session's stream ended is fenced if it does not come back within this. Default 500 ms.
     pub session_grace: Duration,
     /// Partitions of the topic that holds groups and their offsets, from when it is created. Default 50.
@@ -135,6 +140,7 @@ impl ControllerConfig {
             default_replication_factor: DEFAULT_REPLICATION_FACTOR,
             broker_session: BROKER_SESSION,
             coordinator_session: COORDINATOR_SESSION,
+            coordinator_forget_after: COORDINATOR_FORGET_AFTER,
             session_grace: SESSION_GRACE,
             offsets_topic_partitions: OFFSETS_TOPIC_PARTITIONS,
             offsets_topic_replication_factor: OFFSETS_TOPIC_REPLICATION_FACTOR,

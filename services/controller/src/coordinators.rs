@@ -2,12 +2,13 @@
 
 use crate::kind::Coordinators;
 use crate::members::Members;
-use crate::quorum::{Quorum, no_leader};
+use crate::quorum::{Quorum, no_leader, refused};
 use crate::stream::Signs;
 use thalweg_core::metadata::command::CoordinatorRef;
 use thalweg_core::metadata::{Command, CoordinatorRegistration, MetadataImage};
 use thalweg_core::{CoordinatorEpoch, CoordinatorId, ErrorCode, Retriable};
 use thalweg_proto::ApiError;
+use thalweg_proto::features::levels;
 use thalweg_proto::internal::v1::{CoordinatorSessionRequest, CoordinatorSessionResponse};
 
 /// Takes signs of life.
@@ -91,6 +92,10 @@ impl Signs for CoordinatorSigns {
         let image = self.quorum().published().image();
         let known = current(&image, &sign)?;
         let (id, epoch) = CoordinatorSigns::giver(&sign);
+        let supported = levels(sign.feature_levels)?;
+        self.members.supports((id, epoch), supported);
+        // One that registered behind a raise of the level it does not know is no sign of life: it stays fenced, or is fenced.
+        supported.admit(&format!("coordinator {id}"), image.feature_level()).map_err(refused)?;
         self.members.touch((id, epoch));
         // One that is fenced has no shards to give away.
         if sign.want_shutdown && !known.in_controlled_shutdown && !known.fenced {
@@ -104,6 +109,23 @@ impl Signs for CoordinatorSigns {
             }
         }
         self.answer(&sign)
+    }
+
+    /// It was let go, and is gone: nobody has to remember it. If this fails, it is fenced when its session is over, and forgotten
+    /// with that.
+    async fn farewell(&self, sign: CoordinatorSessionRequest, answer: CoordinatorSessionResponse) {
+        let (id, epoch) = CoordinatorSigns::giver(&sign);
+        let command = Command::UnregisterCoordinator(CoordinatorRef { id, epoch });
+        let level = self.quorum().published().image().feature_level();
+        if !answer.may_shutdown || command.check_level(level).is_err() {
+            return;
+        }
+        match self.quorum().propose(&command).await {
+            Ok(_) => tracing::info!(coordinator = %id, %epoch, "coordinator left"),
+            Err(error) => {
+                tracing::debug!(coordinator = %id, %error, "coordinator that left not forgotten yet")
+            }
+        }
     }
 
     fn answer(&self, sign: &CoordinatorSessionRequest) -> Result<CoordinatorSessionResponse, ApiError> {

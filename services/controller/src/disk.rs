@@ -67,7 +67,8 @@ impl Disk {
         }
     }
 
-    fn available(&self, now: Instant) -> Option<u64> {
+    /// Bytes that may still be written; `None` if that is not known.
+    pub fn available(&self, now: Instant) -> Option<u64> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match *known {
             Some((at, available)) if now.saturating_duration_since(at) < GOOD_FOR => available,
@@ -90,6 +91,8 @@ fn is_urgent(command: &Command) -> bool {
             | Command::RegisterCoordinator(_)
             | Command::FenceCoordinator(_)
             | Command::BeginCoordinatorShutdown(_)
+            | Command::UnregisterCoordinator(_)
+            | Command::RenewShardLease(_)
     )
 }
 

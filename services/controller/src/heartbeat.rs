@@ -2,12 +2,13 @@
 
 use crate::kind::Brokers;
 use crate::members::Members;
-use crate::quorum::{Quorum, no_leader};
+use crate::quorum::{Quorum, no_leader, refused};
 use crate::stream::Signs;
 use thalweg_core::metadata::Command;
 use thalweg_core::metadata::command::BrokerRef;
 use thalweg_core::{BrokerEpoch, BrokerId, ErrorCode, Retriable};
 use thalweg_proto::ApiError;
+use thalweg_proto::features::levels;
 use thalweg_proto::internal::v1::{
     BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerSessionRequest, BrokerSessionResponse,
 };
@@ -33,7 +34,7 @@ impl Heartbeats {
 
     /// Takes one heartbeat. What the broker asks for with it is proposed; whether that has happened the answer says.
     ///
-    /// Errors: `CONTROLLER_NOT_AVAILABLE`, `BROKER_NOT_REGISTERED`, `STALE_BROKER_EPOCH`.
+    /// Errors: `CONTROLLER_NOT_AVAILABLE`, `BROKER_NOT_REGISTERED`, `STALE_BROKER_EPOCH`, `INCOMPATIBLE_FEATURE_LEVEL`.
     pub async fn take(&self, request: BrokerHeartbeatRequest) -> Result<BrokerHeartbeatResponse, ApiError> {
         let (id, epoch) = Heartbeats::giver(&request);
         let broker = BrokerRef { id, epoch };
@@ -52,6 +53,10 @@ impl Heartbeats {
             );
             return Err(ApiError::new(ErrorCode::StaleBrokerEpoch, message));
         }
+        let supported = levels(request.feature_levels)?;
+        self.members.supports((id, epoch), supported);
+        // One that registered behind a raise of the level it does not know is no sign of life: it stays fenced, or is fenced.
+        supported.admit(&format!("broker {id}"), image.feature_level()).map_err(refused)?;
         self.members.touch((id, epoch));
         let caught_up = request.metadata_version.saturating_add(CAUGHT_UP_WITHIN) >= image.version().get();
         let command = if request.want_shutdown {

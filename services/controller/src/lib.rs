@@ -51,9 +51,9 @@ use metrics::ControllerSource;
 use peers::Peers;
 use quorum::Quorum;
 use router::Router;
-use service::Voters;
 use service::admin::Admin;
 use service::internal::Internal;
+use service::{Features, Voters};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,7 +128,14 @@ impl Controller {
         let quorum = Quorum::new(handle, published, disk);
         let router = Router::new(quorum.clone(), Arc::clone(&peers), dialer);
         let (brokers, coordinators) = (Members::new(quorum.clone()), Members::new(quorum.clone()));
-        let voters = Voters::new(quorum.clone(), config.catch_up);
+        let voters = Voters::new(quorum.clone(), Arc::clone(&peers), config.catch_up);
+        let features = Arc::new(Features::new(
+            quorum.clone(),
+            Arc::clone(&peers),
+            voters.clone(),
+            brokers.clone(),
+            coordinators.clone(),
+        ));
         // The server stops after leadership was handed over: until then others are still answered.
         let serving = Shutdown::new();
         let server = GrpcServer::builder("controller")
@@ -136,16 +143,21 @@ impl Controller {
                 quorum.clone(),
                 router.clone(),
                 voters.clone(),
+                Arc::clone(&features),
                 &config,
             )))
-            .service(ControllerServiceServer::new(Internal::new(
-                quorum.clone(),
-                router,
-                Heartbeats::new(brokers.clone()),
-                CoordinatorSigns::new(coordinators.clone()),
-                Arc::clone(&peers),
-                serving.clone(),
-            )))
+            .service(ControllerServiceServer::new(
+                Internal::new(
+                    quorum.clone(),
+                    router,
+                    Heartbeats::new(brokers.clone()),
+                    CoordinatorSigns::new(coordinators.clone()),
+                    Arc::clone(&peers),
+                    features,
+                    serving.clone(),
+                )
+                .with_offsets_topic_replicas(config.offsets_topic_replication_factor),
+            ))
             .service(RaftServiceServer::new(Receiver::new(links, serving.clone())))
             .descriptors(thalweg_proto::FILE_DESCRIPTOR_SET)
             .build()?;

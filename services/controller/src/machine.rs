@@ -1,12 +1,15 @@
 //! The replicated state machine: the domain's image behind Raft, and what it publishes.
 
 use crate::feed::Feed;
+use crate::metrics::Tally;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::sync::{Arc, OnceLock};
+use thalweg_core::metadata::leaders::elections;
 use thalweg_core::metadata::{MetadataImage, Refusal, Response, apply, codec};
 use thalweg_core::{ClusterId, ErrorCode, MetadataVersion};
-use thalweg_raft::{RestoreError, StateMachine};
+use thalweg_raft::{ApplyError, RestoreError, Role, StateMachine};
+use tokio::time::Instant;
 
 /// What everyone but the Raft node reads.
 pub struct Published {
@@ -14,6 +17,8 @@ pub struct Published {
     cluster_id: OnceLock<ClusterId>,
     /// The commands behind the image.
     pub feed: Feed,
+    /// What happened so far, for metrics.
+    pub tally: Tally,
 }
 
 impl Published {
@@ -27,6 +32,7 @@ impl Published {
             image: ArcSwap::from_pointee(MetadataImage::new()),
             cluster_id: known,
             feed: Feed::new(),
+            tally: Tally::default(),
         })
     }
 
@@ -52,19 +58,28 @@ impl Published {
 pub struct MetadataMachine {
     image: MetadataImage,
     published: Arc<Published>,
+    // Whether this controller leads: then what is applied happens now, and is not told anew after a restart.
+    leads: bool,
 }
 
 impl MetadataMachine {
     /// An empty cluster that publishes to `published`.
     pub fn new(published: Arc<Published>) -> MetadataMachine {
-        MetadataMachine { image: MetadataImage::new(), published }
+        MetadataMachine { image: MetadataImage::new(), published, leads: false }
     }
 }
 
 impl StateMachine for MetadataMachine {
     type Output = Result<Response, Refusal>;
 
+    fn check(&self, index: u64, command: &[u8]) -> Result<(), ApplyError> {
+        // A newer version wrote it: whoever passed over it would no longer have the metadata that the others have.
+        let checked = codec::decode_command(command);
+        checked.map(drop).map_err(|error| ApplyError { index, reason: error.to_string() })
+    }
+
     fn apply(&mut self, index: u64, command: &[u8]) -> Self::Output {
+        let begun = Instant::now();
         let version = MetadataVersion(index);
         let result = match codec::decode_command(command) {
             Ok(decoded) => apply(&mut self.image, version, &decoded),
@@ -77,9 +92,17 @@ impl StateMachine for MetadataMachine {
         if let Err(refusal) = &result {
             tracing::debug!(index, code = %refusal.code, reason = %refusal.message, "command refused");
         }
+        if self.leads {
+            let found = elections(&self.published.image.load(), &self.image);
+            if found.unclean > 0 {
+                tracing::warn!(index, partitions = found.unclean, "leaders elected that may lack records");
+            }
+            self.published.tally.elected(found);
+        }
         // First the image, then the word of it: whoever hears of a version finds it.
         self.published.put(&self.image);
         self.published.feed.push(version, Bytes::copy_from_slice(command));
+        self.published.tally.applies.record(begun.elapsed());
         result
     }
 
@@ -98,5 +121,9 @@ impl StateMachine for MetadataMachine {
 
     fn cluster_id(&self) -> Option<&ClusterId> {
         self.image.cluster_id()
+    }
+
+    fn role_changed(&mut self, role: Role) {
+        self.leads = role == Role::Leader;
     }
 }

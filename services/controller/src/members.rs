@@ -3,9 +3,14 @@
 use crate::kind::{Incarnation, Kind};
 use crate::quorum::{Proposed, Quorum};
 use crate::sessions::{Patience, Sessions};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use thalweg_core::metadata::FeatureLevels;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+/// What each incarnation supports.
+type Levels<K> = BTreeMap<<K as Kind>::Id, (<K as Kind>::Epoch, FeatureLevels)>;
 
 /// Their signs of life, shared by whoever takes them and the duty that fences.
 pub struct Members<K: Kind> {
@@ -13,6 +18,8 @@ pub struct Members<K: Kind> {
     sessions: Arc<Mutex<Sessions<K>>>,
     /// Told when a stream broke, so that the grace is watched.
     broke: Arc<Notify>,
+    /// What each of them supports. Only of those that the metadata names, so there are no more than those.
+    levels: Arc<Mutex<Levels<K>>>,
 }
 
 impl<K: Kind> Clone for Members<K> {
@@ -21,6 +28,7 @@ impl<K: Kind> Clone for Members<K> {
             quorum: self.quorum.clone(),
             sessions: Arc::clone(&self.sessions),
             broke: Arc::clone(&self.broke),
+            levels: Arc::clone(&self.levels),
         }
     }
 }
@@ -28,7 +36,7 @@ impl<K: Kind> Clone for Members<K> {
 impl<K: Kind> Members<K> {
     /// Nobody was heard yet.
     pub fn new(quorum: Quorum) -> Members<K> {
-        Members { quorum, sessions: Arc::default(), broke: Arc::default() }
+        Members { quorum, sessions: Arc::default(), broke: Arc::default(), levels: Arc::default() }
     }
 
     /// The group that knows them.
@@ -39,6 +47,17 @@ impl<K: Kind> Members<K> {
     /// One of them is alive.
     pub fn touch(&self, who: Incarnation<K>) {
         self.lock().touch(who, Instant::now());
+    }
+
+    /// One of them says which feature levels it supports.
+    pub fn supports(&self, (id, epoch): Incarnation<K>, levels: FeatureLevels) {
+        self.levels.lock().unwrap_or_else(PoisonError::into_inner).insert(id, (epoch, levels));
+    }
+
+    /// Which feature levels one of them supports, if it was heard.
+    pub fn levels(&self, (id, epoch): Incarnation<K>) -> Option<FeatureLevels> {
+        let levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
+        levels.get(&id).filter(|(of, _)| *of == epoch).map(|(_, levels)| *levels)
     }
 
     /// One of them has a stream now.
@@ -62,6 +81,7 @@ impl<K: Kind> Members<K> {
     /// Forgets what was heard: this controller does not lead.
     pub fn clear(&self) {
         self.lock().clear();
+        self.levels.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// When the next grace after a broken stream ends.

@@ -5,8 +5,8 @@ use crate::machine::Published;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thalweg_core::NodeId;
-use thalweg_core::metadata::Endpoint;
 use thalweg_core::metadata::limits::MAX_CONTROLLERS;
+use thalweg_core::metadata::{Endpoint, FeatureLevels};
 use tokio::sync::watch;
 
 /// The addresses of the controllers, from three sources: the metadata, what this controller was told at its start, and what
@@ -26,6 +26,26 @@ struct Heard {
     endpoint: Endpoint,
     /// Whether it holds the metadata, or at least has held it: it knows its cluster.
     knows_cluster: bool,
+    /// The feature levels that it supports, as far as that still holds.
+    levels: Option<FeatureLevels>,
+    /// Its streams to this controller that are open.
+    streams: usize,
+}
+
+/// A stream of a controller that has said who it is. When its last one ends, what it supports is no longer known: it may come back as
+/// an older program.
+pub struct PeerStream {
+    peers: Arc<Peers>,
+    /// None if it is not counted.
+    id: Option<NodeId>,
+}
+
+impl Drop for PeerStream {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.peers.stream_ended(id);
+        }
+    }
 }
 
 impl Peers {
@@ -51,17 +71,43 @@ impl Peers {
         &self.own
     }
 
-    /// A controller says where it is, and whether it knows its cluster.
-    pub fn hear(&self, id: NodeId, endpoint: Endpoint, knows_cluster: bool) {
-        let news = Heard { endpoint, knows_cluster };
+    /// A controller says where it is, whether it knows its cluster, and what it supports, on a stream that it has opened.
+    pub fn hear(
+        self: &Arc<Self>,
+        id: NodeId,
+        endpoint: Endpoint,
+        knows_cluster: bool,
+        levels: FeatureLevels,
+    ) -> PeerStream {
         let mut heard = self.heard();
         let full = heard.len() >= MAX_CONTROLLERS && !heard.contains_key(&id);
-        if full || id == self.node_id || heard.get(&id) == Some(&news) {
-            return;
+        if full || id == self.node_id {
+            return PeerStream { peers: Arc::clone(self), id: None };
         }
+        let streams = heard.get(&id).map_or(0, |before| before.streams);
+        let mut news = Heard { endpoint, knows_cluster, levels: Some(levels), streams };
+        let is_news = heard.get(&id) != Some(&news);
+        // With the levels, under one lock: otherwise the end of an older stream could take them away from this one.
+        news.streams += 1;
         heard.insert(id, news);
         drop(heard);
-        self.changed.send_modify(|count| *count += 1);
+        if is_news {
+            self.changed.send_modify(|count| *count += 1);
+        }
+        PeerStream { peers: Arc::clone(self), id: Some(id) }
+    }
+
+    fn stream_ended(&self, id: NodeId) {
+        let level = self.published.image().feature_level();
+        let mut heard = self.heard();
+        let Some(heard) = heard.get_mut(&id) else { return };
+        heard.streams = heard.streams.saturating_sub(1);
+        // What keeps it out may stay until it says otherwise: that does no harm, and tells operators why.
+        let keeps_out =
+            |levels: FeatureLevels| levels == FeatureLevels::UNSAID || (level > 0 && !levels.contain(level));
+        if heard.streams == 0 {
+            heard.levels = heard.levels.filter(|levels| keeps_out(*levels));
+        }
     }
 
     /// Changes whenever a controller says something new of itself.
@@ -76,6 +122,14 @@ impl Peers {
             return Some(self.own.clone());
         }
         self.heard().get(&id).filter(|heard| heard.knows_cluster).map(|heard| heard.endpoint.clone())
+    }
+
+    /// Which feature levels a controller supports, if it was heard and has not gone since.
+    pub fn levels(&self, id: NodeId) -> Option<FeatureLevels> {
+        if id == self.node_id {
+            return Some(FeatureLevels::OURS);
+        }
+        self.heard().get(&id).and_then(|heard| heard.levels)
     }
 
     /// Whether the metadata names the controller. A voter that is named has known its cluster; if it no longer does, its disk
@@ -123,24 +177,34 @@ mod tests {
     #[test]
     fn a_controllers_own_word_comes_after_what_was_noted_and_listed() {
         let listed: Vec<Voter> = ["1@a:1", "2@b:1"].map(|text| text.parse().unwrap()).to_vec();
-        let peers = Peers::new(NodeId(1), at("a:1"), &listed, Published::new(None));
+        let peers = Arc::new(Peers::new(NodeId(1), at("a:1"), &listed, Published::new(None)));
         let mut changes = peers.changes();
         assert_eq!(peers.candidates(NodeId(2)), [at("b:1")]);
         assert_eq!(peers.endpoint(NodeId(3)), None);
-        peers.hear(NodeId(3), at("c:1"), false);
-        peers.hear(NodeId(2), at("b:2"), true);
-        peers.hear(NodeId(1), at("nonsense:1"), true);
+        let ours = FeatureLevels::OURS;
+        peers.hear(NodeId(3), at("c:1"), false, FeatureLevels::UNSAID);
+        let first = peers.hear(NodeId(2), at("b:2"), true, ours);
+        peers.hear(NodeId(1), at("nonsense:1"), true, FeatureLevels::UNSAID);
         assert!(changes.has_changed().unwrap());
         changes.mark_unchanged();
-        peers.hear(NodeId(2), at("b:2"), true);
+        let second = peers.hear(NodeId(2), at("b:2"), true, ours);
         assert!(!changes.has_changed().unwrap(), "no news");
         assert_eq!(peers.candidates(NodeId(2)), [at("b:1"), at("b:2")]);
         assert_eq!(peers.claimed(NodeId(2)), Some(at("b:2")));
         assert_eq!(peers.endpoint(NodeId(3)), Some(at("c:1")));
         assert_eq!(peers.claimed(NodeId(3)), None, "it does not know its cluster yet");
         assert_eq!(peers.claimed(NodeId(1)), Some(at("a:1")));
+        let levels = [1, 2, 3, 4].map(|id| peers.levels(NodeId(id)));
+        assert_eq!(levels, [Some(ours), Some(ours), Some(FeatureLevels::UNSAID), None]);
+        drop(first);
+        assert_eq!(peers.levels(NodeId(2)), Some(ours), "another stream is open");
+        drop(second);
+        assert_eq!(peers.levels(NodeId(2)), None, "it may come back as an older program");
+        assert_eq!(peers.claimed(NodeId(2)), Some(at("b:2")), "its address is known still");
+        let _again = peers.hear(NodeId(2), at("b:2"), true, ours);
+        assert_eq!(peers.levels(NodeId(2)), Some(ours));
         for id in 10..100 {
-            peers.hear(NodeId(id), at("d:1"), true);
+            peers.hear(NodeId(id), at("d:1"), true, ours);
         }
         assert!(peers.heard().len() <= MAX_CONTROLLERS);
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use thalweg_core::metadata::{Command, MetadataImage, Refusal, Response, codec, dry_run};
 use thalweg_core::{ErrorCode, MetadataVersion};
 use thalweg_proto::ApiError;
-use thalweg_raft::{Membership, MembershipChange, Progress, RaftError, RaftHandle, RaftStatus};
+use thalweg_raft::{Membership, MembershipChange, Progress, Queued, RaftError, RaftHandle, RaftStatus};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -33,9 +33,12 @@ impl Quorum {
     }
 
     /// Proposes a command; answers when it is applied, with the version of the image that holds it. Refused with
-    /// `STORAGE_ERROR` before it reaches the group while the disk is nearly full.
+    /// `STORAGE_ERROR` before it reaches the group while the disk is nearly full, and with `INCOMPATIBLE_FEATURE_LEVEL` while the
+    /// level in force does not have the command.
     pub async fn propose(&self, command: &Command) -> Proposed {
         self.disk.check(command, Instant::now())?;
+        // A voter of an older version could not read it.
+        command.check_level(self.published.image().feature_level()).map_err(refused)?;
         let encoded = codec::encode_command(command);
         let bytes = encoded.map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.to_string()))?;
         let late = || {
@@ -43,9 +46,11 @@ impl Quorum {
                 "the controllers did not agree in time; the change may still happen: look before you retry";
             ApiError::new(ErrorCode::RequestTimedOut, message)
         };
+        let begun = Instant::now();
         let applied =
             timeout(PROPOSE_TIMEOUT, self.raft.propose(Bytes::from(bytes))).await.map_err(|_| late())?;
         let (index, outcome) = applied.map_err(|error| unavailable(&error))?;
+        self.published.tally.commits.record(begun.elapsed());
         Ok((MetadataVersion(index), outcome.map_err(refused)?))
     }
 
@@ -80,6 +85,16 @@ impl Quorum {
     /// The group as this node sees it.
     pub fn status(&self) -> watch::Receiver<RaftStatus> {
         self.raft.status()
+    }
+
+    /// What waits for the Raft node.
+    pub fn queued(&self) -> Queued {
+        self.raft.queued()
+    }
+
+    /// The disk that holds the group's store.
+    pub fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     /// Whether this node leads and its image holds everything committed before it led.
@@ -138,7 +153,8 @@ fn unavailable(error: &RaftError) -> ApiError {
     ApiError::new(code, error.to_string())
 }
 
-fn refused(refusal: Refusal) -> ApiError {
+/// A refusal for whoever asked.
+pub fn refused(refusal: Refusal) -> ApiError {
     let error = ApiError::new(refusal.code, refusal.message);
     match refusal.field {
         Some(field) => error.with_field(field),

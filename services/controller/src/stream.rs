@@ -40,6 +40,10 @@ pub trait Signs: Clone + Send + Sync + 'static {
     fn is_pending(sign: &Self::Sign, answer: &Self::Answer) -> bool;
     /// Takes a sign and does what it asks for.
     fn take(&self, sign: Self::Sign) -> impl Future<Output = Result<Self::Answer, ApiError>> + Send;
+    /// The stream of one that said goodbye has ended, and this was the last that it was told.
+    fn farewell(&self, _: Self::Sign, _: Self::Answer) -> impl Future<Output = ()> + Send {
+        async {}
+    }
     /// What the image says now. An error ends the stream.
     fn answer(&self, sign: &Self::Sign) -> Result<Self::Answer, ApiError>;
 }
@@ -118,6 +122,9 @@ impl<S: Signs> Session<S> {
         let goodbye = self.last.is_some_and(|(sign, _)| S::is_goodbye(&sign));
         if let Some(giver) = self.giver {
             self.signs.members().closed(giver, matches!(ended, Ended::Broken) && !goodbye);
+        }
+        if let (true, Ended::Broken, Some((sign, answer))) = (goodbye, ended, self.last) {
+            self.signs.farewell(sign, answer).await;
         }
     }
 

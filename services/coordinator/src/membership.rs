@@ -148,6 +148,7 @@ impl Introduction {
             incarnation_id: self.incarnation.to_vec().into(),
             endpoint: self.endpoint.clone(),
             rack: self.rack.clone().unwrap_or_default(),
+            feature_levels: Some(internal::FeatureLevels::OURS),
         }
     }
 }
@@ -215,6 +216,11 @@ impl Heartbeats {
                     if self.is_replaced() {
                         return Err(RegisterError::Replaced(self.who.id));
                     }
+                    // The cluster let it go, and it did not hear that: it is as good as gone, and has no shards.
+                    if *self.stop.borrow() && self.is_forgotten() {
+                        self.membership.may_shutdown.send_replace(true);
+                        return std::future::pending().await;
+                    }
                     if self.is_forgotten() {
                         self.register_again("the cluster does not know this coordinator any more").await?;
                     }
@@ -244,6 +250,7 @@ impl Heartbeats {
             coordinator_id: self.who.id.get(),
             coordinator_epoch: self.epoch().map_or(-1, CoordinatorEpoch::get),
             want_shutdown: *self.stop.borrow(),
+            feature_levels: Some(internal::FeatureLevels::OURS),
         }
     }
 
@@ -328,7 +335,7 @@ impl Heartbeats {
     }
 
     async fn register_again(&self, why: &str) -> Result<(), RegisterError> {
-        tracing::warn!(coordinator = %self.who.id, why, "registering again");
+        tracing::warn!(coordinator = %self.who.id, reason = why, "registering again");
         loop {
             match register(&self.controllers, &self.who, &self.membership, self.intervals.start).await {
                 // Nobody answered for so long: there may be no controllers. They will be back.

@@ -1,10 +1,14 @@
 //! What a coordinator tells of itself and of the groups that it serves.
 
+use crate::exchange::{BUDGET_UNIT, units};
 use crate::lag::LagSnapshot;
 use crate::node::Node;
+use crate::shard::Counts;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use thalweg_runtime::observe::{Family, Samples, Source};
+use thalweg_core::ErrorCode;
+use thalweg_runtime::observe::{Family, Histogram, Samples, Source};
 
 /// Groups that have series of their own; of others only the counts by state are told.
 pub const MAX_GROUPS: usize = 1_000;
@@ -27,8 +31,84 @@ static LAG: Family = Family::gauge(
     &["group", "topic"],
 );
 
+static REBALANCES: Family = Family::counter(
+    "thalweg_group_rebalances_total",
+    "Assignments of groups that were computed here, all groups together.",
+    &[],
+);
+static EXPIRED: Family = Family::counter(
+    "thalweg_group_members_expired_total",
+    "Members that were put out of their group because they were silent, or gave partitions back too late.",
+    &[],
+);
+static THROTTLED: Family = Family::counter(
+    "thalweg_coordinator_throttled_total",
+    "Calls that were answered with THROTTLED, because the group or the shard is full.",
+    &[],
+);
+static LOADS: Family = Family::histogram(
+    "thalweg_coordinator_shard_load_seconds",
+    "How long it took to read a shard's log before its groups were served.",
+    &[],
+);
+static IN_FLIGHT: Family = Family::gauge(
+    "thalweg_coordinator_in_flight_bytes",
+    "Bytes of calls that were read and not answered.",
+    &[],
+);
+static IN_FLIGHT_LIMIT: Family = Family::gauge(
+    "thalweg_coordinator_in_flight_limit_bytes",
+    "Bytes of such calls beyond which no more is read.",
+    &[],
+);
+
 /// The metrics of a coordinator.
-pub static FAMILIES: [&Family; 4] = [&SHARDS, &GROUPS, &MEMBERS, &LAG];
+pub static FAMILIES: [&Family; 10] = [
+    &SHARDS,
+    &GROUPS,
+    &MEMBERS,
+    &LAG,
+    &REBALANCES,
+    &EXPIRED,
+    &THROTTLED,
+    &LOADS,
+    &IN_FLIGHT,
+    &IN_FLIGHT_LIMIT,
+];
+
+/// What happened on a coordinator since it started. Counted without locks.
+#[derive(Debug, Default)]
+pub struct Tally {
+    rebalances: AtomicU64,
+    expired: AtomicU64,
+    throttled: AtomicU64,
+    /// How long shards took to load.
+    pub loads: Histogram,
+}
+
+impl Tally {
+    /// A shard did so much.
+    pub fn count(&self, counts: Counts) {
+        if counts != Counts::default() {
+            self.rebalances.fetch_add(counts.rebalances, Ordering::Relaxed);
+            self.expired.fetch_add(counts.expired_members, Ordering::Relaxed);
+        }
+    }
+
+    /// A call was refused.
+    pub fn refused(&self, code: ErrorCode) {
+        if code == ErrorCode::Throttled {
+            self.throttled.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn tell(&self, samples: &mut Samples<'_>) {
+        let told =
+            [(&REBALANCES, &self.rebalances), (&EXPIRED, &self.expired), (&THROTTLED, &self.throttled)];
+        told.iter().for_each(|(family, count)| samples.count(family, &[], count.load(Ordering::Relaxed)));
+        samples.histogram(&LOADS, &[], self.loads.snapshot());
+    }
+}
 
 pub(crate) struct CoordinatorSource(Weak<Node>);
 
@@ -44,6 +124,11 @@ impl Source for CoordinatorSource {
         let served = node.shards.served();
         samples.count(&SHARDS, &["served"], served as u64);
         samples.count(&SHARDS, &["loading"], node.shards.len().saturating_sub(served) as u64);
+        let limit = units(node.config.limits.in_flight_bytes);
+        let used = limit.saturating_sub(node.budget.available_permits());
+        samples.count(&IN_FLIGHT, &[], (used * BUDGET_UNIT) as u64);
+        samples.count(&IN_FLIGHT_LIMIT, &[], (limit * BUDGET_UNIT) as u64);
+        node.tally.tell(samples);
         tell(&node.lag.snapshot(), samples);
     }
 }
@@ -83,6 +168,17 @@ mod tests {
         fn collect(&self, samples: &mut Samples<'_>) {
             tell(&self.0, samples);
         }
+    }
+
+    #[test]
+    fn what_shards_did_adds_up() {
+        let tally = Tally::default();
+        tally.count(Counts { rebalances: 2, expired_members: 1 });
+        tally.count(Counts { rebalances: 1, expired_members: 0 });
+        tally.refused(ErrorCode::Throttled);
+        tally.refused(ErrorCode::UnknownMember);
+        let counts = [&tally.rebalances, &tally.expired, &tally.throttled].map(|n| n.load(Ordering::Relaxed));
+        assert_eq!(counts, [3, 1, 1]);
     }
 
     #[test]

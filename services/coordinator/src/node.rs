@@ -4,11 +4,12 @@ use crate::config::CoordinatorConfig;
 use crate::lag::Lag;
 use crate::leaders::Leaders;
 use crate::membership::Membership;
+use crate::metrics::Tally;
 use crate::serving::Shards;
 use crate::shard::{CallId, ClusterTopics, Now};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use thalweg_client::controllers::MetadataStore;
+use thalweg_client::controllers::{Controllers, MetadataStore};
 use thalweg_core::Clock;
 use thalweg_core::metadata::MetadataImage;
 use thalweg_runtime::Shutdown;
@@ -31,6 +32,8 @@ pub struct Node {
     pub topics: watch::Sender<Arc<ClusterTopics>>,
     /// The registration.
     pub membership: Arc<Membership>,
+    /// The controllers.
+    pub controllers: Arc<Controllers>,
     /// The brokers.
     pub leaders: Arc<Leaders>,
     /// The shards that are served or loaded here.
@@ -41,6 +44,8 @@ pub struct Node {
     pub budget: Arc<Semaphore>,
     /// Ends of logs, and how far groups are behind them.
     pub lag: Lag,
+    /// What happened so far, for metrics.
+    pub tally: Tally,
     /// Ends everything.
     pub shutdown: Shutdown,
     calls: AtomicU64,
@@ -48,12 +53,14 @@ pub struct Node {
 
 impl Node {
     /// Puts the parts together.
+    #[expect(clippy::too_many_arguments, reason = "each is a part that is made before")]
     pub fn new(
         config: CoordinatorConfig,
         endpoint: String,
         clock: Arc<dyn Clock>,
         metadata: Arc<MetadataStore>,
         membership: Arc<Membership>,
+        controllers: Arc<Controllers>,
         leaders: Arc<Leaders>,
         shutdown: Shutdown,
     ) -> Node {
@@ -65,12 +72,14 @@ impl Node {
             topics: watch::Sender::new(Arc::new(topics)),
             started: Instant::now(),
             shards: Shards::default(),
+            tally: Tally::default(),
             calls: AtomicU64::new(1),
             config,
             endpoint,
             clock,
             metadata,
             membership,
+            controllers,
             leaders,
             shutdown,
         }

@@ -208,6 +208,7 @@ async fn start(
         clock,
         Arc::clone(&metadata),
         Arc::clone(&membership),
+        Arc::clone(&controllers),
         leaders,
         shutdown.clone(),
     ));

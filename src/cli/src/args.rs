@@ -2,11 +2,14 @@
 //! variable for one value.
 
 mod admin;
+mod cleaner;
 mod groups;
+mod operator;
 mod servers;
 
-pub use admin::{BrokerCommand, ClusterArgs, ClusterCommand};
+pub use admin::{BrokerCommand, ClusterArgs, ClusterCommand, FeaturesCommand};
 pub use groups::{GroupArgs, GroupCommand, MemberArgs, ResetArgs, ResetTo, StateArg, TopicChoice};
+pub use operator::{OperatorArgs, OperatorCommand};
 pub use servers::{
     BrokerArgs, ControllerArgs, CoordinatorArgs, DevArgs, SETTINGS_FILE, ServerArgs, WITH_SETTINGS_FILE,
 };
@@ -78,6 +81,8 @@ pub enum Command {
     Broker(Box<BrokerArgs>),
     /// Run a coordinator: it looks after consumer groups
     Coordinator(CoordinatorArgs),
+    /// Run the operator: it looks after topics and brokers on Kubernetes; or print what it needs there
+    Operator(OperatorArgs),
     /// Create, describe and change topics
     Topic(TopicArgs),
     /// Write records: one for each line of files or of standard input

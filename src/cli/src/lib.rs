@@ -19,6 +19,8 @@ use clap::FromArgMatches;
 use error::CliError;
 use settings::Misread;
 use std::process::ExitCode;
+use thalweg_runtime::Telemetry;
+use thalweg_runtime::telemetry::About;
 
 /// Runs the program with the process's arguments. Exit code 0: done; 1: refused or failed; 2: bad usage.
 pub fn main() -> ExitCode {
@@ -62,14 +64,26 @@ async fn run(cli: Cli) -> Result<(), CliError> {
             None => commands::serve::broker(*args).await,
         },
         Command::Coordinator(args) => commands::serve::coordinator(args).await,
+        Command::Operator(args) => commands::serve::operator(&global, args).await,
         Command::Topic(args) => commands::topic::run(&global, args).await,
-        Command::Produce(args) => commands::produce::run(&global, args).await,
-        Command::Consume(args) => commands::consume::run(&global, *args).await,
+        Command::Produce(args) => traced("thalweg-produce", commands::produce::run(&global, args)).await,
+        Command::Consume(args) => traced("thalweg-consume", commands::consume::run(&global, *args)).await,
         Command::Group(args) => commands::group::run(&global, args).await,
         Command::Log(args) => commands::log::run(&global, args),
         Command::Cluster(args) => commands::cluster::run(&global, args).await,
         Command::Health(args) => commands::health::run(&global, args).await,
-        Command::Bench(args) => commands::bench::run(&global, args).await,
+        Command::Bench(args) => traced("thalweg-bench", commands::bench::run(&global, args)).await,
         Command::Completions(args) => commands::completions::run(&args),
     }
+}
+
+/// Runs a command whose spans are exported, if the environment asks for it.
+async fn traced(
+    service: &'static str,
+    command: impl Future<Output = Result<(), CliError>>,
+) -> Result<(), CliError> {
+    let telemetry = Telemetry::of_command(About { service, version: env!("CARGO_PKG_VERSION") });
+    let result = command.await;
+    telemetry.end().await;
+    result
 }

@@ -10,22 +10,24 @@ use thalweg_core::config::CATALOGUE;
 use thalweg_runtime::observe::{Family, PROCESS_FAMILIES, reference};
 
 /// The servers whose flags are configuration.
-const SERVERS: [&str; 4] = ["dev", "controller", "broker", "coordinator"];
+const SERVERS: [&str; 5] = ["dev", "controller", "broker", "coordinator", "operator"];
 
 /// Every metric.
 fn metrics() -> String {
-    let parts: [(&str, &[&'static Family]); 5] = [
+    let parts: [(&str, &[&'static Family]); 7] = [
         ("Every process", &PROCESS_FAMILIES),
+        ("Every process that exports telemetry", &thalweg_runtime::telemetry::FAMILIES),
         ("Every gRPC server", &thalweg_runtime::metrics::FAMILIES),
         ("Brokers", &thalweg_broker::metrics::FAMILIES),
         ("Controllers", &thalweg_controller::metrics::FAMILIES),
         ("Coordinators", &thalweg_coordinator::metrics::FAMILIES),
+        ("Operators", &thalweg_operator::metrics::FAMILIES),
     ];
     let mut page = "# Metrics
 
 Written from the code; do not edit. With `--metrics-listen HOST:PORT` (`THALWEG_METRICS_LISTEN`) a server shows them for Prometheus at
 `GET /metrics`, beside the gRPC health service and the log's filter (`GET` and `PUT /log-filter`). The unit is the end of a metric's
-name. All but those of the process have the labels `service` (broker, controller, coordinator) and `node` (its id). At most 1,000 topics of a
+name. All but those of the process have the labels `service` (broker, controller, coordinator, operator) and `node` (its id). At most 1,000 topics of a
 broker have series of their own; the others come together as `(other)`. Counters of a partition begin anew when it comes to a broker.
 "
     .to_owned();
@@ -127,10 +129,12 @@ mod tests {
     fn every_metric_is_named_as_prometheus_wants_it() {
         let parts = [
             &PROCESS_FAMILIES[..],
+            &thalweg_runtime::telemetry::FAMILIES,
             &thalweg_runtime::metrics::FAMILIES,
             &thalweg_broker::metrics::FAMILIES,
             &thalweg_controller::metrics::FAMILIES,
             &thalweg_coordinator::metrics::FAMILIES,
+            &thalweg_operator::metrics::FAMILIES,
         ];
         let mut names = Vec::new();
         for family in parts.concat() {

@@ -6,6 +6,7 @@ use crate::net::{Channels, Connector, TcpConnector};
 use crate::producer::{Producer, ProducerConfig};
 use crate::proto::cluster_service_client::ClusterServiceClient;
 use crate::reader::{PartitionReader, ReaderConfig};
+use crate::trace::Tracing;
 use crate::{Admin, ClientConfig, ClientError, ConfigError, proto};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,6 +30,7 @@ struct Inner {
     /// The broker that control calls begin with, as a place in the list. By chance at first, so that many clients do not
     /// all ask the same one; then it stays, because that broker knows what this client has changed.
     turn: AtomicUsize,
+    tracing: Tracing,
 }
 
 impl Client {
@@ -61,7 +63,9 @@ impl Client {
         let limit = config.connect_timeout;
         let metadata = MetadataCache::default();
         let turn = AtomicUsize::new(rand::random_range(0..1 << 16));
-        let client = Client { inner: Arc::new(Inner { config, bootstrap, channels, metadata, turn }) };
+        let tracing = Tracing::of_process(env!("CARGO_PKG_NAME"));
+        let client =
+            Client { inner: Arc::new(Inner { config, bootstrap, channels, metadata, turn, tracing }) };
         let cluster = client
             .call_within(limit, |channel| async move {
                 let mut service =
@@ -160,6 +164,11 @@ impl Client {
     /// The client's settings.
     pub fn config(&self) -> &ClientConfig {
         &self.inner.config
+    }
+
+    /// The tracer that the process had when this client was made.
+    pub(crate) fn tracing(&self) -> &Tracing {
+        &self.inner.tracing
     }
 
     pub(crate) fn channels(&self) -> &Channels {

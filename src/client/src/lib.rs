@@ -65,6 +65,7 @@ mod net;
 mod producer;
 mod raw;
 mod reader;
+pub mod trace;
 
 pub use admin::{Admin, BrokerReport, NewTopic};
 pub use client::Client;

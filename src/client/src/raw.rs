@@ -7,6 +7,7 @@ use crate::proto::produce_request::Payload;
 use crate::proto::produce_stream_ack::Outcome;
 use crate::proto::produce_stream_response::Event;
 use crate::proto::producer_service_client::ProducerServiceClient;
+use crate::trace::current;
 use crate::{ClientError, proto};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -49,6 +50,8 @@ pub struct RawProduceStream {
     acks: Acks,
     timeout: Duration,
     next: u64,
+    /// Whether brokers are told of the current span.
+    traced: bool,
     /// Requests without answer, at most what the broker's bytes in flight allow.
     pending: VecDeque<u64>,
 }
@@ -95,18 +98,24 @@ impl Client {
             acks,
             timeout,
             next: 0,
+            traced: self.tracing().propagates(),
             pending: VecDeque::new(),
         })
     }
 }
 
 impl RawProduceStream {
-    /// Sends one encoded batch and gives the name that its answer will have. Cancel safe.
+    /// Sends one encoded batch and gives the name that its answer will have. The brokers' spans of it are the current span's, if
+    /// that is sampled. Cancel safe.
     pub async fn send(&mut self, batch: Bytes) -> Result<u64, ClientError> {
         let gone = "the stream is closed; its last answer says why";
         let slot = self.link.requests.reserve().await.map_err(|_| ClientError::Protocol(gone))?;
         let correlation = self.next;
-        slot.send(request(correlation, &self.topic, self.partition, batch, self.acks, self.timeout));
+        let mut message = request(correlation, &self.topic, self.partition, batch, self.acks, self.timeout);
+        if self.traced {
+            message.trace_context = current();
+        }
+        slot.send(message);
         self.next += 1;
         if self.acks != Acks::None {
             self.pending.push_back(correlation);
@@ -200,7 +209,7 @@ pub(crate) fn request(
         compression: proto::Compression::Unspecified.into(),
         routing: proto::Routing::LeaderOnly.into(),
     };
-    proto::ProduceStreamRequest { correlation_id, produce: Some(produce) }
+    proto::ProduceStreamRequest { correlation_id, produce: Some(produce), ..Default::default() }
 }
 
 /// The result of a request with one partition.

@@ -140,6 +140,8 @@ codes! {
     NotCoordinator = 48, "NOT_COORDINATOR", AfterRefresh;
     /// The coordinator's registration, or its lease of a shard, is not the current one.
     StaleCoordinatorEpoch = 49, "STALE_COORDINATOR_EPOCH", No;
+    /// A process or an operation does not go with the feature level of the cluster.
+    IncompatibleFeatureLevel = 50, "INCOMPATIBLE_FEATURE_LEVEL", No;
 }
 
 impl ErrorCode {

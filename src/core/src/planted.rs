@@ -25,11 +25,13 @@ pub enum Bug {
     CommitOfAnybody,
     /// A group's partition goes to its next owner before the former has given it back.
     MoveBeforeGivenBack,
+    /// Whoever had a shard before still writes to its log: neither the lease's epoch nor the producer's shuts it out.
+    UnfencedOwner,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 8] = [
+    pub const ALL: [Bug; 9] = [
         Bug::HighWatermarkAhead,
         Bug::TruncateToHighWatermark,
         Bug::AckBeforeSync,
@@ -38,6 +40,7 @@ impl Bug {
         Bug::CommitBeforeDurable,
         Bug::CommitOfAnybody,
         Bug::MoveBeforeGivenBack,
+        Bug::UnfencedOwner,
     ];
 
     /// Its name for people.
@@ -51,6 +54,7 @@ impl Bug {
             Bug::CommitBeforeDurable => "commit-before-durable",
             Bug::CommitOfAnybody => "commit-of-anybody",
             Bug::MoveBeforeGivenBack => "move-before-given-back",
+            Bug::UnfencedOwner => "unfenced-owner",
         }
     }
 

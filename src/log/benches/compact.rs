@@ -1,6 +1,7 @@
 //! How fast one cleaner compacts from the page cache, and what appends that are fsynced feel of it meanwhile.
 //!
-//! It prints what it measures. `TMPDIR` says on which disk; on a file system in memory the latencies mean nothing.
+//! It prints what it measures. `TMPDIR` says on which disk; on a file system in memory the latencies mean nothing. With the argument
+//! `beside` it measures only the appends, in several rounds, alone and beside the cleaner in turn.
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on shall stop, as a test does")]
 
@@ -14,11 +15,15 @@ use thalweg_core::{
     BrokerId, ClusterId, LeaderEpoch, Offset, PartitionId, Timestamp, TopicName, TopicPartition,
 };
 use thalweg_log::storage::OsStorage;
-use thalweg_log::{CleanStats, CleanStep, FlushListener, Log, LogConfig, LogManager, LogManagerConfig};
+use thalweg_log::{CleanStats, CleanStep, FlushListener, Log, LogConfig, LogManager, LogManagerConfig, Pace};
 
 const MIB: u64 = 1 << 20;
 /// How much is compacted.
 const LOG_BYTES: u64 = 400 * MIB;
+/// Rounds of appends alone and beside the cleaner.
+const BESIDE_ROUNDS: usize = 5;
+/// For what was written before to reach the disk.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Between two appends beside the cleaner: a modest rate.
 const APPEND_EVERY: Duration = Duration::from_millis(2);
 
@@ -99,9 +104,19 @@ fn fill(log: &Log, keys: u64, value: usize, codec: Compression) {
 fn clean(manager: &LogManager) -> (CleanStats, Duration) {
     let began = Instant::now();
     let mut job = manager.next_cleaning(Timestamp(1), 128 << 20).unwrap();
+    let mut pace = Pace::default();
     loop {
+        let (step_began, before) = (Instant::now(), job.syncs());
         match job.step() {
-            CleanStep::More(_) => {}
+            // As the broker does.
+            CleanStep::More(_) => {
+                let worked = job.syncs();
+                let rest = pace.worked(step_began.elapsed(), worked.since(before));
+                if !rest.is_zero() {
+                    std::thread::sleep(rest);
+                    pace.rested(job.syncs().since(worked));
+                }
+            }
             CleanStep::Done(stats) => return (stats, began.elapsed()),
             CleanStep::Stopped => panic!("the cleaning stopped"),
         }
@@ -134,6 +149,14 @@ fn main() {
     if std::env::args().any(|arg| arg == "--test") {
         return;
     }
+    if !std::env::args().any(|arg| arg == "beside") {
+        rates();
+    }
+    beside();
+}
+
+/// How fast a log is compacted.
+fn rates() {
     for (name, keys, value, codec) in [
         ("1 KiB records, half stay", 250_000, 1_000, Compression::None),
         ("1 KiB records, 1 % stays", 5_000, 1_000, Compression::None),
@@ -152,6 +175,10 @@ fn main() {
             rate(stats.bytes_read / 2),
         );
     }
+}
+
+/// What appends take, alone and beside the cleaner, in turn: the machine's own noise changes within seconds.
+fn beside() {
     let dir = tempfile::tempdir().unwrap();
     let manager = open(dir.path());
     let beside = log(&manager, "beside", false);
@@ -164,11 +191,22 @@ fn main() {
             taken.join().unwrap()
         })
     };
-    fill(&log(&manager, "compacted", true), 250_000, 1_000, Compression::None);
-    let alone = run(&mut || std::thread::sleep(Duration::from_secs(3)));
-    let meanwhile = run(&mut || {
-        clean(&manager);
-    });
-    println!("fsynced appends of 1 KiB alone: {}", percentiles(&alone));
-    println!("fsynced appends of 1 KiB beside the cleaner: {}", percentiles(&meanwhile));
+    let (mut all_alone, mut all_meanwhile) = (Vec::new(), Vec::new());
+    for round in 0..BESIDE_ROUNDS {
+        let (keys, topic) = (250_000, format!("compacted-{round}"));
+        fill(&log(&manager, &topic, true), keys, 1_000, Compression::None);
+        std::thread::sleep(SETTLE);
+        let alone = run(&mut || std::thread::sleep(Duration::from_secs(2)));
+        let (mut stats, mut took) = (CleanStats::default(), Duration::ZERO);
+        let meanwhile = run(&mut || (stats, took) = clean(&manager));
+        let rate = stats.bytes_read as f64 / 2.0 / took.as_secs_f64() / 1e6;
+        println!("appends alone: {}", percentiles(&alone));
+        println!("appends beside the cleaner at {rate:.0} MB/s of log: {}", percentiles(&meanwhile));
+        all_alone.extend(alone);
+        all_meanwhile.extend(meanwhile);
+    }
+    all_alone.sort_unstable();
+    all_meanwhile.sort_unstable();
+    println!("fsynced appends of 1 KiB alone: {}", percentiles(&all_alone));
+    println!("fsynced appends of 1 KiB beside the cleaner: {}", percentiles(&all_meanwhile));
 }

@@ -76,6 +76,11 @@ impl CommitQueue {
         }
     }
 
+    /// How many logs wait.
+    pub fn len(&self) -> usize {
+        self.lock().logs.len()
+    }
+
     fn close(&self) {
         self.lock().closed = true;
         self.wake.notify_all();

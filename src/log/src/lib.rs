@@ -22,15 +22,19 @@ pub mod producer_state;
 mod segment;
 pub mod state_file;
 pub mod storage;
+mod tail;
 pub mod uuid_text;
 mod volume;
 
-pub use cleaner::{CleanJob, CleanStats, CleanStep, DEFAULT_DEDUPE_BUFFER_BYTES, MIN_DEDUPE_BUFFER_BYTES};
+pub use cleaner::{
+    CleanJob, CleanStats, CleanStep, DEFAULT_DEDUPE_BUFFER_BYTES, MIN_DEDUPE_BUFFER_BYTES, Pace, Syncs,
+};
 pub use committer::{Committer, FlushListener};
 pub use config::{FIRST_RESERVE_BYTES, LogConfig, MAX_RESERVE_BYTES, MAX_SEGMENT_BYTES};
 pub use error::{AppendError, OpenError, ReadError, StorageError};
 pub use log::{
     Appended, Fenced, Log, LogMode, LogPosition, LogRead, MAX_READ_BYTES, ReadBound, RecoveryReport,
+    TailRead, TailReader,
 };
 pub use manager::{
     CommitMode, DEFAULT_CHECKPOINT_MS, DEFAULT_FREE_BUFFER_BYTES, DEFAULT_HIGH_WATERMARK_CHECKPOINT_MS,
@@ -38,4 +42,6 @@ pub use manager::{
 };
 pub use pool::{BufferPool, PooledBuffer};
 pub use producer_state::SequenceError;
+pub use tail::DEFAULT_TAIL_BYTES;
 pub use uuid_text::DirectoryId;
+pub use volume::FlushObserver;

@@ -1,7 +1,15 @@
 //! Buffers for reads that are used again and again: neither zeroed nor page-faulted each time.
 
+use crate::tail::TailBudget;
 use bytes::Bytes;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// What the logs of a process share: buffers for reads, and what their tails may hold.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    pub pool: Arc<BufferPool>,
+    pub tails: Arc<TailBudget>,
+}
 
 /// The smallest buffer, in bytes.
 const MIN_BUFFER: usize = 4 << 10;

@@ -4,6 +4,7 @@ use crate::checkpoint::{
     self, CLEANER_CHECKPOINT, HIGH_WATERMARK_CHECKPOINT, LOG_START_CHECKPOINT, PartitionOffset,
     RECOVERY_POINT_CHECKPOINT,
 };
+use crate::cleaner::Syncs;
 use crate::committer::{Bell, CommitQueue};
 use crate::error::StorageError;
 use crate::log::Log;
@@ -12,13 +13,19 @@ use crate::storage::Storage;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 use thalweg_core::{Offset, TopicPartition};
+
+/// Is told how long each sync of a log's file took, from whatever thread: it must return at once.
+pub type FlushObserver = Arc<dyn Fn(Duration) + Send + Sync>;
 
 pub(crate) struct Volume {
     pub storage: Arc<dyn Storage>,
     pub path: PathBuf,
     pub queue: CommitQueue,
     failure: OnceLock<String>,
+    observer: OnceLock<FlushObserver>,
+    syncs: Mutex<Syncs>,
     /// Rung when the directory fails.
     alarm: Mutex<Option<Bell>>,
     logs: Mutex<BTreeMap<TopicPartition, Weak<Log>>>,
@@ -36,9 +43,27 @@ impl std::fmt::Debug for Volume {
 impl Volume {
     pub fn new(storage: Arc<dyn Storage>, path: PathBuf) -> Arc<Volume> {
         let queue = CommitQueue::default();
-        let (failure, alarm) = (OnceLock::new(), Mutex::default());
-        let (logs, checkpoints) = (Mutex::default(), Mutex::default());
-        Arc::new(Volume { storage, path, queue, failure, alarm, logs, checkpoints })
+        let (failure, observer, alarm) = (OnceLock::new(), OnceLock::new(), Mutex::default());
+        let (syncs, logs, checkpoints) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Arc::new(Volume { storage, path, queue, failure, observer, syncs, alarm, logs, checkpoints })
+    }
+
+    /// Tells `observer` of every sync from now on. The first one counts.
+    pub fn observe(&self, observer: FlushObserver) {
+        let _ = self.observer.set(observer);
+    }
+
+    /// A file of a log was synced.
+    pub fn synced_in(&self, took: Duration) {
+        self.syncs.lock().unwrap_or_else(PoisonError::into_inner).add(Syncs { count: 1, took });
+        if let Some(observer) = self.observer.get() {
+            observer(took);
+        }
+    }
+
+    /// All such syncs so far.
+    pub fn syncs(&self) -> Syncs {
+        *self.syncs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The first failure, if the directory failed.

@@ -95,7 +95,7 @@ pub enum StoreError {
         expected: String,
     },
     /// The file system failed.
-    #[error("raft store: {action} failed")]
+    #[error("raft store: {action} failed: {source}")]
     Io {
         /// What was tried.
         action: &'static str,
@@ -124,6 +124,16 @@ pub struct RestoreError {
     pub reason: String,
 }
 
+/// Why a committed command could not be applied by the state machine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the committed command at index {index} cannot be read: {reason}")]
+pub struct ApplyError {
+    /// Where it is.
+    pub index: u64,
+    /// Why, in words for the operator.
+    pub reason: String,
+}
+
 /// Why the node could not start, or why it ended. Its owner must act on it; nothing is retried inside.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -137,6 +147,9 @@ pub enum RaftFailure {
     /// The state machine refused a snapshot.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// The state machine cannot apply a committed command.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
     /// The leader knows that this node had entries which its store does not hold. Its disk was lost or rolled
     /// back, so its votes and acknowledgements cannot be relied on.
     #[error(

@@ -49,6 +49,15 @@ pub struct RaftHandle<O> {
     status: watch::Receiver<RaftStatus>,
 }
 
+/// What waits for a node's loop, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queued {
+    /// Commands, reads and other requests of this process.
+    pub requests: usize,
+    /// Messages of other nodes.
+    pub messages: usize,
+}
+
 impl<O> Clone for RaftHandle<O> {
     fn clone(&self) -> Self {
         RaftHandle {
@@ -173,6 +182,14 @@ impl<O> RaftHandle<O> {
     /// The node's status, to read or to watch. The channel closes when the node ends.
     pub fn status(&self) -> watch::Receiver<RaftStatus> {
         self.status.clone()
+    }
+
+    /// What waits for the node's loop.
+    pub fn queued(&self) -> Queued {
+        Queued {
+            requests: self.requests.max_capacity() - self.requests.capacity(),
+            messages: self.inbox.max_capacity() - self.inbox.capacity(),
+        }
     }
 
     /// Asks the node to stop: it refuses new requests, hands leadership over if there is another voter, and ends.

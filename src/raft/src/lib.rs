@@ -23,8 +23,8 @@ mod types;
 mod wire;
 
 pub use config::{ConfigError, MAX_COMMAND_BYTES, MAX_MESSAGE_BYTES, RaftConfig};
-pub use error::{RaftError, RaftFailure, RestoreError, StoreError};
-pub use handle::RaftHandle;
+pub use error::{ApplyError, RaftError, RaftFailure, RestoreError, StoreError};
+pub use handle::{Queued, RaftHandle};
 pub use machine::StateMachine;
 pub use node::{RaftNode, Started};
 pub use store::{

@@ -1,6 +1,6 @@
 //! The seam to what is replicated.
 
-use crate::error::RestoreError;
+use crate::error::{ApplyError, RestoreError};
 use crate::types::Role;
 use bytes::Bytes;
 use thalweg_core::ClusterId;
@@ -17,6 +17,12 @@ use thalweg_core::ClusterId;
 pub trait StateMachine: Send + 'static {
     /// What applying a command answers to its proposer.
     type Output: Send + 'static;
+
+    /// Whether the committed command at `index` can be applied here. An error ends the node before it is: a command that only newer
+    /// programs know must not be passed over, or this state would no longer be that of the others.
+    fn check(&self, _index: u64, _command: &[u8]) -> Result<(), ApplyError> {
+        Ok(())
+    }
 
     /// Applies the committed command at `index`. Indexes grow, but not by one each time: Raft uses some itself.
     fn apply(&mut self, index: u64, command: &[u8]) -> Self::Output;

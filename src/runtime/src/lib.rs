@@ -27,4 +27,4 @@ pub use server::{Drained, GrpcServer, HealthHandle, ServerConfig};
 pub use shutdown::Shutdown;
 pub use signals::shutdown_on_signals;
 pub use supervisor::{Supervisor, SupervisorError};
-pub use telemetry::{LogFormat, LogHandle, init_logging};
+pub use telemetry::{LogFormat, LogHandle, Telemetry, init_logging};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tonic::Code;
 
+use crate::layers::span::Traced;
 use crate::methods::{MethodKind, MethodTable};
 use crate::observe::{Family, Histogram, HistogramSnapshot, Samples, Source};
 
@@ -55,6 +56,7 @@ struct Inner {
 #[derive(Debug)]
 pub(crate) struct MethodStats {
     pub(crate) kind: MethodKind,
+    pub(crate) traced: Traced,
     codes: [AtomicU64; CODES],
     streams_opened: AtomicU64,
     durations: Histogram,
@@ -76,9 +78,9 @@ pub struct MethodSnapshot {
 
 impl CallMetrics {
     pub(crate) fn new(methods: &MethodTable) -> Self {
-        let known =
-            methods.iter().map(|(path, kind)| (path.to_owned(), Arc::new(MethodStats::new(kind)))).collect();
-        let other = Arc::new(MethodStats::new(MethodKind::Streaming));
+        let stats = |path, kind| Arc::new(MethodStats::new(kind, Traced::of(path)));
+        let known = methods.iter().map(|(path, kind)| (path.to_owned(), stats(path, kind))).collect();
+        let other = Arc::new(MethodStats::new(MethodKind::Streaming, Traced::Never));
         let (accepted, closed) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { inner: Arc::new(Inner { known, other, accepted, closed }) }
     }
@@ -148,7 +150,7 @@ impl Source for CallSource {
 }
 
 /// The code's name as gRPC writes it.
-fn code_name(code: Code) -> &'static str {
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",
@@ -171,9 +173,10 @@ fn code_name(code: Code) -> &'static str {
 }
 
 impl MethodStats {
-    fn new(kind: MethodKind) -> Self {
+    fn new(kind: MethodKind, traced: Traced) -> Self {
         Self {
             kind,
+            traced,
             codes: Default::default(),
             streams_opened: AtomicU64::new(0),
             durations: Histogram::default(),

@@ -1,172 +1,161 @@
-//! The process's log: text or JSON on stderr, its level changeable while it runs.
+//! What a process tells of itself: its log, and what it exports over OTLP.
+//!
+//! ```text
+//!   events ──► filter ─┬─► lines on stderr
+//!                      └─► LogLayer ──► Queue ─┐
+//!   spans, of RPCs and below ─────────► Queue ─┼─► Uplink ──► Collector (gRPC)
+//!   Registry::gather, by the clock ────────────┘
+//! ```
+//! Nothing is exported unless the standard `OTEL_*` variables ask for it; then nothing of it is there: no task, no tracer, no layer.
+//! What is exported never holds up what it tells of: queues are bounded, and what does not fit is counted and dropped.
 
-use std::fmt;
-use std::io::{self, IsTerminal};
-use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+mod counts;
+mod export;
+mod log;
+mod logs;
+mod metrics;
+mod queue;
+mod reach;
+#[cfg(any(test, feature = "otlp-receiver"))]
+pub mod receiver;
+pub mod settings;
+mod spans;
+mod uplink;
+mod variables;
+mod wire;
 
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+use std::sync::OnceLock;
+use std::time::Duration;
 
-use crate::supervisor::panic_message;
+use opentelemetry::global;
+use opentelemetry::propagation::{TextMapCompositePropagator, TextMapPropagator};
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
+use opentelemetry_sdk::trace::SdkTracer;
 
-/// The filter when nothing else is said.
-pub const DEFAULT_LOG_FILTER: &str = "info";
+use crate::observe::Registry;
+pub use counts::FAMILIES;
+use export::Export;
+pub use log::{DEFAULT_LOG_FILTER, LogError, LogFormat, LogHandle, init_logging};
+use settings::{Propagator, Settings, Warning};
 
-/// Libraries that talk too much below `warn`. A filter that names one of them wins over this.
-const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tower=warn,tonic=warn,sled=warn,raft=warn";
+/// How long the end of a process waits for what is still to be exported.
+pub const FLUSH_DEADLINE: Duration = Duration::from_secs(3);
 
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people: one line each, coloured only on a terminal.
-    #[default]
-    Text,
-    /// For machines: one JSON object a line.
-    Json,
+/// What a command that is no server logs: that its telemetry does not work, and nothing else.
+const COMMAND_LOG_FILTER: &str = "off,thalweg_runtime::telemetry=warn";
+
+/// The tracer of the RPC servers. Not there if no spans are exported.
+static SERVER_TRACER: OnceLock<SdkTracer> = OnceLock::new();
+
+/// A process, as its telemetry names it.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// `service.name`, unless the variables say another: `thalweg-broker`.
+    pub service: &'static str,
+    /// The program's version.
+    pub version: &'static str,
 }
 
-impl FromStr for LogFormat {
-    type Err = LogError;
+/// The telemetry of a process. [`end`](Telemetry::end) it, or what is not exported yet is lost.
+#[derive(Debug)]
+pub struct Telemetry {
+    export: Option<Export>,
+}
 
-    fn from_str(text: &str) -> Result<Self, LogError> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err(LogError::Format(text.to_owned())),
+impl Telemetry {
+    /// Sets up a server's log and whatever the environment asks to export, once in a process. Call it inside of a tokio runtime.
+    /// The log is what [`init_logging`] makes of `format` and `filter`.
+    pub fn of_server(
+        about: About,
+        format: LogFormat,
+        filter: &str,
+        registry: &Registry,
+    ) -> Result<(Telemetry, LogHandle), LogError> {
+        let (settings, warnings) = Settings::read(about.service, &environment);
+        let (export, lines) = begin(&settings, about, Some(registry));
+        let log = log::install(format, filter, lines)?;
+        install(&settings, export.as_ref());
+        tell(&settings, &warnings);
+        Ok((Telemetry { export }, log))
+    }
+
+    /// Sets up what the environment asks to export of a command that comes to an end by itself: its spans. It has no log; only of
+    /// telemetry that does not work it complains, on stderr.
+    pub fn of_command(about: About) -> Telemetry {
+        let (mut settings, warnings) = Settings::read(about.service, &environment);
+        (settings.metrics, settings.logs) = (None, None);
+        let (export, _) = begin(&settings, about, None);
+        if export.is_some() || !warnings.is_empty() {
+            // A log that is there already is as good.
+            _ = init_logging(LogFormat::Text, COMMAND_LOG_FILTER);
+            install(&settings, export.as_ref());
+            tell(&settings, &warnings);
+        }
+        Telemetry { export }
+    }
+
+    /// Exports what is left, within [`FLUSH_DEADLINE`].
+    pub async fn end(self) {
+        if let Some(export) = self.export {
+            export.end(FLUSH_DEADLINE).await;
         }
     }
 }
 
-impl fmt::Display for LogFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Text => "text",
-            Self::Json => "json",
-        })
+/// The tracer of the RPC servers, if spans are exported.
+pub(crate) fn server_tracer() -> Option<SdkTracer> {
+    SERVER_TRACER.get().cloned()
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+fn begin(
+    settings: &Settings,
+    about: About,
+    registry: Option<&Registry>,
+) -> (Option<Export>, Option<logs::LogLayer>) {
+    if !settings.exports() {
+        return (None, None);
     }
+    let (export, lines) = Export::begin(settings, about, registry);
+    (Some(export), lines)
 }
 
-/// What may be wrong with the log's settings. A retry gives the same.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    /// Not a format.
-    #[error("unknown log format `{0}`: use `text` or `json`")]
-    Format(String),
-    /// Not a filter.
-    #[error(
-        "bad log filter `{filter}`: {reason}; write a level (`debug`) or targets with levels (`info,thalweg_raft=debug`)"
-    )]
-    Filter {
-        /// The text as given.
-        filter: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The process already has a log.
-    #[error("logging is already set up in this process")]
-    AlreadySet,
-    /// The log this handle belonged to is gone.
-    #[error("the log is gone")]
-    Gone,
+/// Makes the tracer the process's own, so that every part of it that knows the OpenTelemetry API makes spans with it.
+fn install(settings: &Settings, export: Option<&Export>) {
+    let Some(provider) = export.and_then(Export::tracer_provider) else { return };
+    _ = SERVER_TRACER.set(provider.tracer("thalweg-runtime"));
+    global::set_tracer_provider(provider.clone());
+    global::set_text_map_propagator(propagator(&settings.propagators));
 }
 
-/// Changes the log's filter while the process runs. Cheap to clone.
-#[derive(Clone)]
-pub struct LogHandle {
-    reload: reload::Handle<EnvFilter, Registry>,
-    current: Arc<Mutex<String>>,
+fn propagator(propagators: &[Propagator]) -> TextMapCompositePropagator {
+    let each = propagators.iter().map(|propagator| -> Box<dyn TextMapPropagator + Send + Sync> {
+        match propagator {
+            Propagator::TraceContext => Box::new(TraceContextPropagator::new()),
+            Propagator::Baggage => Box::new(BaggagePropagator::new()),
+        }
+    });
+    TextMapCompositePropagator::new(each.collect())
 }
 
-impl LogHandle {
-    /// Puts `filter` in force; on an error the old one stays.
-    pub fn set_filter(&self, filter: &str) -> Result<(), LogError> {
-        let parsed = parse_filter(filter)?;
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        self.reload.reload(parsed).map_err(|_| LogError::Gone)?;
-        filter.clone_into(&mut current);
-        drop(current);
-        tracing::info!(filter, "log filter changed");
-        Ok(())
+fn tell(settings: &Settings, warnings: &[Warning]) {
+    for Warning { variable, value, expected, used } in warnings {
+        tracing::warn!(variable, value, expected, used, "an OpenTelemetry variable cannot be used");
     }
-
-    /// The filter in force, as it was given.
-    pub fn filter(&self) -> String {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    let endpoint = |target: Option<&settings::Target>| target.map(|target| target.endpoint.to_string());
+    if settings.exports() {
+        tracing::info!(
+            traces = endpoint(settings.traces.as_ref().map(|traces| &traces.target)),
+            metrics = endpoint(settings.metrics.as_ref().map(|metrics| &metrics.target)),
+            logs = endpoint(settings.logs.as_ref().map(|logs| &logs.target)),
+            "exporting telemetry"
+        );
     }
-}
-
-/// Sets up the process's log on stderr, once. `filter` has the form of
-/// [`EnvFilter`]'s directives; empty means [`DEFAULT_LOG_FILTER`]. From here on panics are logged too.
-pub fn init_logging(format: LogFormat, filter: &str) -> Result<LogHandle, LogError> {
-    let filter = if filter.trim().is_empty() { DEFAULT_LOG_FILTER } else { filter };
-    let (reloadable, reload) = reload::Layer::new(parse_filter(filter)?);
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
-    let lines: Box<dyn Layer<_> + Send + Sync> = match format {
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
-        LogFormat::Json => lines.with_ansi(false).json().flatten_event(true).boxed(),
-    };
-    tracing_subscriber::registry()
-        .with(reloadable)
-        .with(lines)
-        .try_init()
-        .map_err(|_| LogError::AlreadySet)?;
-    log_panics();
-    Ok(LogHandle { reload, current: Arc::new(Mutex::new(filter.to_owned())) })
-}
-
-fn parse_filter(filter: &str) -> Result<EnvFilter, LogError> {
-    // Later directives replace earlier ones for the same target, so the caller's come last.
-    EnvFilter::builder()
-        .parse(format!("{QUIET},{filter}"))
-        .map_err(|error| LogError::Filter { filter: filter.to_owned(), reason: error.to_string() })
-}
-
-/// The standard hook writes plain text between JSON lines; this one writes a log line, with the place.
-fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| {
-        let message = panic_message(panic.payload());
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let thread = std::thread::current();
-        let backtrace = std::backtrace::Backtrace::capture();
-        tracing::error!(message_text = message, place, thread = thread.name(), %backtrace, "panic");
-    }));
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_quiet_ones_are_quiet_until_named() {
-        let shown = parse_filter("debug").unwrap().to_string();
-        assert!(shown.contains("h2=warn") && shown.contains("debug"), "{shown}");
-        let shown = parse_filter("info,h2=trace").unwrap().to_string();
-        assert!(shown.contains("h2=trace") && !shown.contains("h2=warn"), "{shown}");
-    }
-
-    #[test]
-    fn bad_settings_say_what_to_write() {
-        let error = parse_filter("a=b=c").unwrap_err().to_string();
-        assert!(error.contains("a=b=c") && error.contains("debug"), "{error}");
-        assert!("xml".parse::<LogFormat>().unwrap_err().to_string().contains("`json`"));
-        for format in [LogFormat::Text, LogFormat::Json] {
-            assert_eq!(format.to_string().parse::<LogFormat>().unwrap(), format);
-        }
-    }
-
-    #[test]
-    fn the_filter_changes_while_running() {
-        // The only test that sets up the process's log.
-        let handle = init_logging(LogFormat::Json, "").unwrap();
-        assert_eq!(handle.filter(), DEFAULT_LOG_FILTER);
-        assert!(!tracing::enabled!(tracing::Level::DEBUG));
-        handle.set_filter("debug").unwrap();
-        assert!(tracing::enabled!(tracing::Level::DEBUG));
-        assert!(handle.set_filter("=,=").is_err());
-        assert_eq!(handle.filter(), "debug");
-        handle.set_filter("off").unwrap();
-        assert!(matches!(init_logging(LogFormat::Text, "info"), Err(LogError::AlreadySet)));
-    }
-}
+mod tests;

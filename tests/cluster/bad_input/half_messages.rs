@@ -82,7 +82,9 @@ async fn half_messages_cost_bounded_memory_and_keep_nobody_out() {
     );
 
     // A stream that has begun no message may be silent for as long, and then go on.
-    idle.pieces.send(message(&v1::ProduceStreamRequest { correlation_id: 7, produce: None })).unwrap();
+    idle.pieces
+        .send(message(&v1::ProduceStreamRequest { correlation_id: 7, produce: None, ..Default::default() }))
+        .unwrap();
     let mut answers = within("an answer", idle.answers).await.unwrap();
     for _ in 0..2 {
         within("a message", answers.message()).await.unwrap().expect("it goes on");

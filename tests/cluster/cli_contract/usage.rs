@@ -11,6 +11,7 @@ fn every_command_has_help_and_those_with_arguments_have_examples() {
         "controller",
         "broker",
         "coordinator",
+        "operator",
         "topic",
         "produce",
         "consume",
@@ -24,12 +25,13 @@ fn every_command_has_help_and_those_with_arguments_have_examples() {
         let help = Cli::new(&[command, "--help"]).run().ok().text();
         assert!(help.contains("Usage:") && help.contains("--bootstrap"), "{command}:\n{help}");
     }
-    let with_examples: [&[&str]; 14] = [
+    let with_examples: [&[&str]; 15] = [
         &["--help"],
         &["dev", "--help"],
         &["controller", "--help"],
         &["broker", "--help"],
         &["coordinator", "--help"],
+        &["operator", "--help"],
         &["group", "describe", "--help"],
         &["group", "reset-offsets", "--help"],
         &["group", "delete-offsets", "--help"],

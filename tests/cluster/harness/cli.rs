@@ -13,7 +13,7 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(5);
 
 /// The program to test.
-fn binary() -> PathBuf {
+pub fn program_under_test() -> PathBuf {
     let Some(path) = std::env::var_os("THALWEG_TEST_BINARY") else {
         return PathBuf::from(env!("CARGO_BIN_EXE_thalweg-under-test"));
     };
@@ -32,21 +32,23 @@ pub fn from_workspace(path: &Path) -> PathBuf {
 
 /// The program, with none of the caller's own settings.
 pub fn program() -> Command {
-    program_in(None)
+    program_in(None, None)
 }
 
-/// The program in a network namespace.
-pub fn program_in(namespace: Option<&str>) -> Command {
+/// A program in a network namespace; none: the one under test.
+pub fn program_in(program: Option<&Path>, namespace: Option<&str>) -> Command {
+    let binary = program.map_or_else(program_under_test, Path::to_owned);
     let mut command = match namespace {
         Some(namespace) => {
             let mut command = Command::new("ip");
-            command.args(["netns", "exec", namespace]).arg(binary());
+            command.args(["netns", "exec", namespace]).arg(binary);
             command
         }
-        None => Command::new(binary()),
+        None => Command::new(binary),
     };
     for (name, _) in std::env::vars_os() {
-        if name.as_encoded_bytes().starts_with(b"THALWEG_") {
+        let name_bytes = name.as_encoded_bytes();
+        if name_bytes.starts_with(b"THALWEG_") || name_bytes.starts_with(b"OTEL_") {
             command.env_remove(name);
         }
     }
@@ -67,7 +69,7 @@ impl Cli {
 
     /// The same in a network namespace.
     pub fn new_in(namespace: Option<&str>, args: &[&str]) -> Cli {
-        let mut command = program_in(namespace);
+        let mut command = program_in(None, namespace);
         command.args(args);
         Cli { command, input: Vec::new() }
     }

@@ -31,6 +31,10 @@ pub struct Cluster {
     coordinator_flags: Vec<String>,
     /// Where clients reach each broker.
     endpoints: Vec<(i32, String)>,
+    shows_metrics: bool,
+    program: Option<PathBuf>,
+    variables: Vec<(String, String)>,
+    metrics: Vec<(String, String)>,
 }
 
 /// Where the processes run.
@@ -74,6 +78,12 @@ pub struct Setup {
     pub coordinators: i32,
     pub controller_flags: Vec<&'static str>,
     pub broker_flags: Vec<&'static str>,
+    /// Whether each process shows its metrics; see [`Cluster::metrics`].
+    pub metrics: bool,
+    /// Started instead of the program under test.
+    pub program: Option<PathBuf>,
+    /// Of every process.
+    pub variables: Vec<(String, String)>,
 }
 
 impl Default for Setup {
@@ -84,6 +94,9 @@ impl Default for Setup {
             coordinators: 0,
             controller_flags: Vec::new(),
             broker_flags: Vec::new(),
+            metrics: false,
+            program: None,
+            variables: Vec::new(),
         }
     }
 }
@@ -131,6 +144,10 @@ impl Cluster {
             controller_flags: owned(setup.controller_flags),
             coordinator_flags: owned(Vec::new()),
             endpoints: Vec::new(),
+            shows_metrics: setup.metrics,
+            program: setup.program,
+            variables: setup.variables,
+            metrics: Vec::new(),
         };
         for voter in cluster.voters.clone() {
             let (id, listen) = voter.split_once('@').unwrap();
@@ -160,9 +177,12 @@ impl Cluster {
         args.push(folder.to_str().unwrap().to_owned());
         args.extend(more.iter().map(|arg| (*arg).to_owned()));
         args.extend(self.controller_flags.iter().cloned());
-        let (namespace, _) = self.hosts.rest();
+        let (namespace, host) = self.hosts.rest();
+        args.extend(self.metrics_flag(&format!("controller {id}"), &host));
         let stderr = self.home.path().join(format!("controller-{id}.log"));
-        let server = Server::new(&format!("controller {id}"), namespace.as_deref(), args, stderr);
+        let mut server = Server::new(&format!("controller {id}"), namespace.as_deref(), args, stderr);
+        server.set_program(self.program.clone());
+        server.set_variables(self.variables.clone());
         self.controllers.push((id, server));
     }
 
@@ -189,8 +209,11 @@ impl Cluster {
         args.push(self.broker_dir(id).to_str().unwrap().to_owned());
         args.extend(more.iter().map(|arg| (*arg).to_owned()));
         args.extend(self.broker_flags.iter().cloned());
+        args.extend(self.metrics_flag(&format!("broker {id}"), &host));
         let stderr = self.home.path().join(format!("broker-{id}.log"));
-        let server = Server::new(&format!("broker {id}"), namespace.as_deref(), args, stderr);
+        let mut server = Server::new(&format!("broker {id}"), namespace.as_deref(), args, stderr);
+        server.set_program(self.program.clone());
+        server.set_variables(self.variables.clone());
         self.brokers.push((id, server));
         self.endpoints.push((id, public));
     }
@@ -203,9 +226,26 @@ impl Cluster {
         let mut args = args.map(str::to_owned).to_vec();
         args.push(self.controllers());
         args.extend(self.coordinator_flags.iter().cloned());
+        args.extend(self.metrics_flag(&format!("coordinator {id}"), &host));
         let stderr = self.home.path().join(format!("coordinator-{id}.log"));
-        let server = Server::new(&format!("coordinator {id}"), namespace.as_deref(), args, stderr);
+        let mut server = Server::new(&format!("coordinator {id}"), namespace.as_deref(), args, stderr);
+        server.set_program(self.program.clone());
+        server.set_variables(self.variables.clone());
         self.coordinators.push((id, server));
+    }
+
+    fn metrics_flag(&mut self, name: &str, host: &str) -> Vec<String> {
+        if !self.shows_metrics {
+            return Vec::new();
+        }
+        let address = format!("{host}:{}", free_ports(1)[0]);
+        self.metrics.push((name.to_owned(), address.clone()));
+        vec!["--metrics-listen".to_owned(), address]
+    }
+
+    /// Where each process shows its metrics, by its name, such as "broker 1".
+    pub fn metrics(&self) -> &[(String, String)] {
+        &self.metrics
     }
 
     /// Adds a broker and waits until it serves.
@@ -320,10 +360,11 @@ impl Cluster {
         Api::at(self.endpoint(id)).await
     }
 
-    /// Creates a topic with factor 3 and `min.insync.replicas=2`, and waits until every replica is in sync.
+    /// Creates a topic with factor 3, or a replica on each of fewer brokers, and `min.insync.replicas=2`, and waits until every replica
+    /// is in sync.
     pub fn create_topic(&self, name: &str, partitions: u32, configs: &[&str]) {
-        let partitions = partitions.to_string();
-        let create = ["topic", "create", name, "--partitions", &partitions, "--replication-factor", "3"];
+        let (partitions, factor) = (partitions.to_string(), self.endpoints.len().min(3).to_string());
+        let create = ["topic", "create", name, "--partitions", &partitions, "--replication-factor", &factor];
         let configs = ["min.insync.replicas=2"].iter().chain(configs);
         let configs = configs.flat_map(|config| ["--config", config]);
         self.cli(&create).args(configs).run().ok();

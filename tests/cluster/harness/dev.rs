@@ -26,7 +26,7 @@ pub struct Dev {
     addr: SocketAddr,
     home: TempDir,
     data_dir: PathBuf,
-    threads: Option<usize>,
+    variables: Vec<(&'static str, String)>,
 }
 
 struct Running(Child);
@@ -48,18 +48,24 @@ impl Dev {
 
     /// Starts one on `data_dir`, which may lie elsewhere; what it says goes to `home`.
     pub fn start_with(home: TempDir, data_dir: PathBuf) -> Dev {
-        let mut dev = Dev { running: None, addr: ([127, 0, 0, 1], 0).into(), home, data_dir, threads: None };
-        dev.launch(dev.addr);
-        dev
+        Dev::launched(home, data_dir, Vec::new())
     }
 
     /// Starts one on a new folder whose calls run on so many threads, whatever the machine has.
     pub fn start_with_threads(threads: usize) -> Dev {
+        Dev::start_with_variables(vec![("TOKIO_WORKER_THREADS", threads.to_string())])
+    }
+
+    /// Starts one on a new folder with environment variables of its own.
+    pub fn start_with_variables(variables: Vec<(&'static str, String)>) -> Dev {
         let home = tempfile::tempdir().unwrap();
         let data_dir = home.path().join("data");
-        let addr = ([127, 0, 0, 1], 0).into();
-        let mut dev = Dev { running: None, addr, home, data_dir, threads: Some(threads) };
-        dev.launch(addr);
+        Dev::launched(home, data_dir, variables)
+    }
+
+    fn launched(home: TempDir, data_dir: PathBuf, variables: Vec<(&'static str, String)>) -> Dev {
+        let mut dev = Dev { running: None, addr: ([127, 0, 0, 1], 0).into(), home, data_dir, variables };
+        dev.launch(dev.addr);
         dev
     }
 
@@ -69,7 +75,7 @@ impl Dev {
         let data_dir = home.path().join("data");
         // Nobody can tell which port it took: find a free one for it.
         let addr = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
-        let mut dev = Dev { running: None, addr, home, data_dir, threads: None };
+        let mut dev = Dev { running: None, addr, home, data_dir, variables: Vec::new() };
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         dev.spawn(addr, writer.into());
@@ -201,9 +207,7 @@ impl Dev {
         let stderr = OpenOptions::new().create(true).append(true).open(self.stderr_path()).unwrap();
         let mut command = program();
         command.arg("dev").arg("--data-dir").arg(&self.data_dir).args(["--listen", &listen.to_string()]);
-        if let Some(threads) = self.threads {
-            command.env("TOKIO_WORKER_THREADS", threads.to_string());
-        }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         &mut self.running.insert(Running(child)).0.stdout

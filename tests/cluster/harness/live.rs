@@ -29,7 +29,7 @@ impl Live {
 
     /// The same in a network namespace.
     pub fn start_in(namespace: Option<&str>, args: &[&str]) -> Live {
-        let mut command = program_in(namespace);
+        let mut command = program_in(None, namespace);
         command.args(args);
         Live::spawn(command)
     }

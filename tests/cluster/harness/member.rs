@@ -33,7 +33,7 @@ pub struct Member {
 impl Member {
     /// Starts one that begins at the first record where nothing is committed.
     pub fn start(bootstrap: &str, topic: &str, group: &str, more: &[&str]) -> Member {
-        let mut command = program_in(None);
+        let mut command = program_in(None, None);
         command
             .args(["consume", topic, "--group", group, "--auto-offset-reset", "earliest", "-o", "json"])
             .args(["--bootstrap", bootstrap])

@@ -18,7 +18,7 @@ mod steady;
 
 pub use api::{Api, fetch_request, records, refused, within};
 pub use batches::{batch, batch_of, reseal, stamped};
-pub use cli::{Cli, Output};
+pub use cli::{Cli, Output, from_workspace, program_under_test};
 pub use cluster::{Cluster, PartitionState, Setup, eventually};
 pub use dev::Dev;
 pub use groups::{OffsetWatch, assigned, await_group, await_sizes, group_json, owners};
@@ -28,4 +28,5 @@ pub use logs::{dump_verify_all, log_files, partition_dir, segments};
 pub use member::Member;
 pub use namespaces::Namespaces;
 pub use random::Random;
+pub use server::Server;
 pub use steady::{Acknowledged, Pace, Reading, Steady, reading};

@@ -1,6 +1,6 @@
 //! One server process of a cluster: it is started, killed, stopped, frozen, and started again with the same arguments.
 
-use super::cli::program_in;
+use super::cli::{Cli, program_in};
 use super::live::read_lines;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{File, OpenOptions};
@@ -25,6 +25,9 @@ pub struct Server {
     args: Vec<String>,
     stderr: PathBuf,
     running: Option<Running>,
+    /// Started instead of the program under test.
+    program: Option<PathBuf>,
+    variables: Vec<(String, String)>,
 }
 
 struct Running {
@@ -43,15 +46,28 @@ impl Server {
     /// A server that has not been started. `stderr` is appended to.
     pub fn new(name: &str, namespace: Option<&str>, args: Vec<String>, stderr: PathBuf) -> Server {
         let namespace = namespace.map(str::to_owned);
-        Server { name: name.to_owned(), namespace, args, stderr, running: None }
+        Server {
+            name: name.to_owned(),
+            namespace,
+            args,
+            stderr,
+            running: None,
+            program: None,
+            variables: Vec::new(),
+        }
     }
 
     /// Starts the process and does not wait.
     pub fn spawn(&mut self) {
         assert!(self.running.is_none(), "{} runs already", self.name);
         let stderr = OpenOptions::new().create(true).append(true).open(&self.stderr).unwrap();
-        let mut command = program_in(self.namespace.as_deref());
-        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+        let mut command = program_in(self.program.as_deref(), self.namespace.as_deref());
+        command
+            .args(&self.args)
+            .envs(self.variables.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stdout = read_lines(child.stdout.take().expect("standard output is piped"));
         self.running = Some(Running { child, stdout: Some(stdout) });
@@ -81,6 +97,32 @@ impl Server {
     pub fn start(&mut self) -> String {
         self.spawn();
         self.await_ready()
+    }
+
+    /// Starts another program from the next start on; `None`: the one under test.
+    pub fn set_program(&mut self, program: Option<PathBuf>) {
+        self.program = program;
+    }
+
+    /// Environment variables, from the next start on.
+    pub fn set_variables(&mut self, variables: Vec<(String, String)>) {
+        self.variables = variables;
+    }
+
+    /// Waits until the port for its metrics says that it serves, as a readiness probe does.
+    #[track_caller]
+    pub fn await_health(&self) {
+        let flag = self.args.iter().position(|arg| arg == "--metrics-listen");
+        let address = flag.map(|at| &self.args[at + 1]).expect("it has a port for its metrics");
+        let begun = Instant::now();
+        loop {
+            let answer = Cli::new_in(self.namespace.as_deref(), &["health", address]).run();
+            if answer.code == 0 {
+                return;
+            }
+            assert!(begun.elapsed() < START_TIMEOUT, "{} is not ready: {}", self.name, answer.stderr);
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Replaces the value of a flag, for the next start.
@@ -117,8 +159,13 @@ impl Server {
     /// Waits for its end.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
+        self.wait_within(STOP_TIMEOUT)
+    }
+
+    #[track_caller]
+    fn wait_within(&mut self, time: Duration) -> ExitStatus {
         let mut running = self.running.take().unwrap_or_else(|| panic!("{} does not run", self.name));
-        let deadline = Instant::now() + STOP_TIMEOUT;
+        let deadline = Instant::now() + time;
         loop {
             if let Some(status) = running.child.try_wait().unwrap() {
                 return status;
@@ -136,8 +183,14 @@ impl Server {
     /// Stops it cleanly.
     #[track_caller]
     pub fn stop(&mut self) {
+        self.stop_within(STOP_TIMEOUT);
+    }
+
+    /// The same within a grace.
+    #[track_caller]
+    pub fn stop_within(&mut self, grace: Duration) {
         self.signal(Signal::TERM);
-        let status = self.wait();
+        let status = self.wait_within(grace);
         assert!(
             status.success(),
             "{}: stopping ended with {status}; standard error:\n{}",

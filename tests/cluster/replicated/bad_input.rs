@@ -160,7 +160,7 @@ async fn a_controller_with_another_list_of_voters_gets_nowhere() {
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{endpoint}")).unwrap();
     let mut controller = ControllerServiceClient::new(channel.connect().await.unwrap());
     let quorum =
-        within("DescribeQuorum", controller.describe_quorum(DescribeQuorumRequest {})).await.unwrap();
+        within("DescribeQuorum", controller.describe_quorum(DescribeQuorumRequest::default())).await.unwrap();
     assert!(!format!("{quorum:?}").contains("node_id: 9"), "{quorum:?}");
 }
 

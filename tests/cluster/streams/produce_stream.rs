@@ -31,7 +31,8 @@ impl Stream {
     }
 
     pub async fn send(&self, correlation_id: u64, produce: v1::ProduceRequest) {
-        let request = v1::ProduceStreamRequest { correlation_id, produce: Some(produce) };
+        let request =
+            v1::ProduceStreamRequest { correlation_id, produce: Some(produce), ..Default::default() };
         within("sending", self.requests.send(request)).await.unwrap();
     }
 

@@ -31,8 +31,11 @@ async fn sigterm_ends_all_streams_and_keeps_what_was_acknowledged() {
     let requests = producer.requests.clone();
     let feeder = tokio::spawn(async move {
         for n in 0.. {
-            let request =
-                v1::ProduceStreamRequest { correlation_id: n, produce: Some(write("t", 0, &n.to_string())) };
+            let request = v1::ProduceStreamRequest {
+                correlation_id: n,
+                produce: Some(write("t", 0, &n.to_string())),
+                ..Default::default()
+            };
             if requests.send(request).await.is_err() {
                 break;
             }

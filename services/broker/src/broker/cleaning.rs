@@ -4,7 +4,7 @@ use crate::config::CleanerConfig;
 use std::sync::Arc;
 use std::time::Duration;
 use thalweg_core::Clock;
-use thalweg_log::{CleanJob, CleanStep, LogManager};
+use thalweg_log::{CleanJob, CleanStep, LogManager, Pace};
 use thalweg_runtime::{Shutdown, blocking};
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep};
@@ -55,16 +55,21 @@ impl Cleaner {
 
     /// Returns whether the broker stops.
     async fn clean(&self, mut job: CleanJob) -> Result<bool, JoinError> {
+        let mut pace = Pace::default();
         loop {
-            let began = Instant::now();
+            let (began, before) = (Instant::now(), job.syncs());
             let step;
             (job, step) = blocking::run(move || {
                 let step = job.step();
                 (job, step)
             })
             .await?;
+            let (took, worked) = (began.elapsed(), job.syncs());
             let pause = match step {
-                CleanStep::More(bytes) => pause(bytes, self.rate, began.elapsed()),
+                CleanStep::More(bytes) => {
+                    // By the operator's limit, and by what appends feel of it.
+                    pause(bytes, self.rate, took).max(pace.worked(took, worked.since(before)))
+                }
                 CleanStep::Done(_) => Duration::ZERO,
                 // Not at once again: what stopped it may last.
                 CleanStep::Stopped => self.backoff,
@@ -78,6 +83,9 @@ impl Cleaner {
             if self.rest(pause).await {
                 blocking::run(move || drop(job)).await?;
                 return Ok(true);
+            }
+            if !pause.is_zero() {
+                pace.rested(job.syncs().since(worked));
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::forward::Peers;
 use crate::group::Groups;
 use crate::in_flight::InFlight;
 use crate::metadata::MetadataStore;
+use crate::metrics::FlushTimes;
 use crate::node::Node;
 use crate::produce::fence::SeenLeases;
 use crate::producer_ids::ProducerIds;
@@ -158,6 +159,9 @@ fn new_node(
     let answers = InFlight::new(config.limits.fetch_answers_bytes);
     Arc::new(Node {
         in_flight: InFlight::new(config.limits.in_flight_bytes),
+        half_received: InFlight::new(config.limits.half_received_bytes),
+        half_forwarded: InFlight::new(config.limits.half_received_bytes),
+        flushes: FlushTimes::of(replicas.logs()),
         peers: Peers::new(dialer.clone(), Arc::clone(&answers)),
         dialer,
         answers,

@@ -42,10 +42,16 @@ impl ControllerLink {
         drain_broker(DrainBrokerRequest) -> DrainBrokerResponse;
         /// Forgets a broker.
         unregister_broker(UnregisterBrokerRequest) -> UnregisterBrokerResponse;
+        /// Forgets a coordinator.
+        unregister_coordinator(UnregisterCoordinatorRequest) -> UnregisterCoordinatorResponse;
         /// Adds a controller to the Raft group.
         add_voter(AddVoterRequest) -> AddVoterResponse;
         /// Removes a controller from the Raft group.
         remove_voter(RemoveVoterRequest) -> RemoveVoterResponse;
+        /// The feature level, and which each process supports.
+        describe_features(DescribeFeaturesRequest) -> DescribeFeaturesResponse;
+        /// Raises the feature level.
+        upgrade_features(UpgradeFeaturesRequest) -> UpgradeFeaturesResponse;
     }
 
     /// Changes the ISR of partitions that this broker leads, in one attempt. The caller makes the next: after one whose outcome was
@@ -72,7 +78,7 @@ impl ControllerLink {
         self.controllers()
             .call(Repeat::Safe, within, |target| {
                 let mut client = Controllers::client(&target.channel);
-                let request = timed(internal::DescribeQuorumRequest {}, within);
+                let request = timed(internal::DescribeQuorumRequest::default(), within);
                 async move { Ok(client.describe_quorum(request).await?.into_inner()) }
             })
             .await

@@ -212,6 +212,7 @@ impl Heartbeats {
             broker_epoch: self.link.epoch().map_or(-1, |epoch| epoch.get()),
             metadata_version: self.applied.borrow().get(),
             want_shutdown: *self.stop.borrow(),
+            feature_levels: Some(internal::FeatureLevels::OURS),
         }
     }
 
@@ -219,8 +220,8 @@ impl Heartbeats {
     fn take(&mut self, answer: internal::BrokerHeartbeatResponse) -> Duration {
         let standing = Standing { fenced: answer.fenced, may_shutdown: answer.may_shutdown };
         self.heard = Instant::now();
-        self.link.answered(answer.fenced);
         self.lost = false;
+        self.link.answered(answer.fenced);
         let before = self.standing.send_replace(standing);
         if before.fenced != standing.fenced {
             tracing::info!(broker = %self.who.node_id, fenced = standing.fenced, "the cluster's view of this broker changed");

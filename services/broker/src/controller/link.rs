@@ -1,5 +1,6 @@
 //! This broker's link to the controllers: the calls, and the epoch under which they know it.
 
+use super::certainty::Questions;
 use crate::config::{BrokerConfig, BrokerIntervals, ConfigError};
 use std::sync::{Arc, Mutex, PoisonError};
 use thalweg_client::controllers::{Controllers, Timing};
@@ -14,6 +15,7 @@ pub struct ControllerLink {
     controllers: Arc<Controllers>,
     epoch: watch::Sender<Option<BrokerEpoch>>,
     intervals: BrokerIntervals,
+    questions: Questions,
     confirmed: Mutex<Option<Instant>>,
 }
 
@@ -31,8 +33,8 @@ impl ControllerLink {
         };
         let controllers = Controllers::new(&config.controllers, Arc::new(dial), timing).map_err(wrong)?;
         let controllers = Arc::new(controllers);
-        let confirmed = Mutex::default();
-        Ok(ControllerLink { controllers, epoch: watch::Sender::new(None), intervals, confirmed })
+        let (epoch, questions) = (watch::Sender::new(None), Questions::default());
+        Ok(ControllerLink { controllers, epoch, intervals, questions, confirmed: Mutex::default() })
     }
 
     /// The controllers themselves.
@@ -54,8 +56,8 @@ impl ControllerLink {
         self.epoch.send_replace(Some(epoch));
     }
 
-    /// Whether the controllers hold this broker for alive, as far as it can tell: the last heartbeat that was due was answered so. A
-    /// broker that they are silent to may lead nothing any more and not know.
+    /// Whether the controllers hold this broker for alive, as far as it can tell: the last heartbeat that was due was answered so.
+    /// It says less than [`current_version`](Self::current_version): another may lead what this broker led since.
     pub fn is_confirmed(&self) -> bool {
         let due = self.intervals.heartbeat + self.intervals.heartbeat / 2;
         self.lock_confirmed().is_some_and(|at| at.elapsed() < due)
@@ -69,6 +71,10 @@ impl ControllerLink {
     fn lock_confirmed(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
         // One value, whole at every step.
         self.confirmed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn questions(&self) -> &Questions {
+        &self.questions
     }
 
     pub(super) fn intervals(&self) -> &BrokerIntervals {

@@ -3,6 +3,7 @@
 //! How controllers are reached at all, and the watch that keeps the metadata fresh, is [`thalweg_client::controllers`].
 
 mod calls;
+mod certainty;
 mod heartbeat;
 mod link;
 mod registration;

@@ -109,6 +109,7 @@ impl Introduction {
             log_directory_ids: self.log_directory_ids.clone(),
             clean_shutdown_epoch: self.clean_shutdown_epoch.map(BrokerEpoch::get),
             damaged: self.damaged,
+            feature_levels: Some(internal::FeatureLevels::OURS),
         }
     }
 }

@@ -8,6 +8,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use thalweg_client::trace::inject;
 use thalweg_core::ErrorCode;
 use thalweg_proto::ApiError;
 use tonic::Status;
@@ -38,7 +39,9 @@ impl Service<Request<Body>> for Metered {
         Service::<Request<Body>>::poll_ready(&mut self.channel, context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        // What this call is part of goes on there.
+        inject(request.headers_mut());
         let answer = self.channel.call(request);
         let held = self.budget.charge(0);
         Box::pin(async move { Ok(answer.await?.map(|body| Body::new(Counted { body, held }))) })
@@ -64,6 +67,7 @@ impl HttpBody for Counted {
             && let Some(data) = frame.data_ref()
         {
             if !counted.held.budget().has_room() {
+                counted.held.budget().refuse();
                 let message = "the broker holds as many bytes of answers as it may; retry after a pause";
                 return Poll::Ready(Some(Err(ApiError::new(ErrorCode::Throttled, message).to_status())));
             }

@@ -17,11 +17,14 @@ use crate::produce::request::Terms;
 use crate::produce::{stream as own, weight};
 use crate::refusal;
 use crate::stopping::Stopping;
+use crate::trace;
 use futures_util::future::{BoxFuture, Either, FutureExt};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt, stream};
+use opentelemetry::trace::{FutureExt as _, SpanContext};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use thalweg_client::trace::remote;
 use thalweg_core::ErrorCode;
 use thalweg_proto::{ApiError, v1};
 use tokio::time::Instant;
@@ -89,6 +92,7 @@ struct Part {
     at: usize,
     request: v1::ProduceRequest,
     until: Instant,
+    caller: Option<SpanContext>,
 }
 
 enum End {
@@ -269,7 +273,8 @@ where
     }
 
     fn spread(&mut self, request: v1::ProduceStreamRequest) {
-        let v1::ProduceStreamRequest { correlation_id, produce } = request;
+        let caller = trace::of_stream(self.node.replicas.tracing(), &request);
+        let v1::ProduceStreamRequest { correlation_id, produce, .. } = request;
         let Some(produce) = produce else { return };
         let bytes = weight(&produce);
         let silent = produce.acks == v1::Acks::None as i32;
@@ -292,7 +297,8 @@ where
                 entry.answers = parts.requests.iter().map(|request| (partition(request), None)).collect();
                 for (at, request) in parts.requests.into_iter().enumerate() {
                     let key = (request.topic.clone(), partition(&request));
-                    self.enqueue(key, Part { entry: number, at, request, until });
+                    let caller = caller.clone();
+                    self.enqueue(key, Part { entry: number, at, request, until, caller });
                 }
             }
         }
@@ -327,7 +333,12 @@ where
         let Some(part) = self.queues.get(&key).and_then(VecDeque::front) else { return };
         let (entry, at, until) = (part.entry, part.at, part.until);
         let (node, request) = (Arc::clone(&self.node), part.request.clone());
-        self.running.push(async move { (key, entry, at, to_one(&node, request, until).await) }.boxed());
+        let caller = part.caller.clone();
+        let answer = async move { (key, entry, at, to_one(&node, request, until).await) };
+        self.running.push(match caller {
+            Some(caller) => answer.with_context(remote(caller)).boxed(),
+            None => answer.boxed(),
+        });
     }
 
     fn part_done(&mut self, key: Key, entry: u64, at: usize, answer: PartAnswer) {

@@ -1,7 +1,7 @@
 //! What a member that polls is, between two polls: the broker keeps nothing, the client brings it back.
 //!
 //! ```text
-//!   | version 1 | CRC-32C over group, member and the rest | epoch, options | topics { id, partitions { .. } } |
+//!   | version 2 | CRC-32C over group, member and the rest | epoch, options, step heard | topics { id, partitions { .. } } |
 //! ```
 //! The client could write what it likes here, and gains nothing by it: the coordinator checks epochs and commits as it does
 //! those of anybody else. The checksum finds a cursor of another member, and damage.
@@ -18,7 +18,11 @@ use thalweg_proto::{ApiError, v1};
 
 /// Bytes of a cursor at most.
 const MAX_BYTES: usize = 4 << 20;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Of before the step was in it. Polls that went on over a roll of the brokers bring it.
+const BEFORE_STEPS: u8 = 1;
+/// No step was heard. The coordinator counts from 0, by one.
+const NO_STEP: u64 = u64::MAX;
 /// Version and checksum.
 const HEAD: usize = 5;
 /// Bytes of one partition.
@@ -49,6 +53,8 @@ pub struct Cursor {
     pub isolation: i32,
     /// Which partition is read first, so that each gets its turn.
     pub turn: u32,
+    /// The number of the assignment that it last followed, to be said with what it has.
+    pub heard: Option<u64>,
     /// What it has.
     pub places: BTreeMap<TopicIdPartition, Place>,
 }
@@ -97,6 +103,7 @@ impl Cursor {
         // An id has at most 249 bytes.
         out.put_u8(u8::try_from(self.instance.len()).unwrap_or(u8::MAX));
         out.put_slice(self.instance.as_bytes());
+        out.put_u64(self.heard.unwrap_or(NO_STEP));
         let mut topics: Vec<(TopicId, Vec<(PartitionId, Place)>)> = Vec::new();
         for (at, place) in &self.places {
             match topics.last_mut().filter(|(topic, _)| *topic == at.topic) {
@@ -127,18 +134,19 @@ impl Cursor {
             return Err(wrong("it is too long"));
         }
         let mut rest = bytes.clone();
-        if rest.try_get_u8().ok() != Some(VERSION) {
+        let version = rest.try_get_u8().ok();
+        if version != Some(VERSION) && version != Some(BEFORE_STEPS) {
             return Err(wrong("its version is not known; join anew"));
         }
         let told = rest.try_get_u32().map_err(|_| wrong("it is cut off"))?;
         if checksum(group, member, &rest) != told {
             return Err(wrong("it is another member's, or damaged"));
         }
-        parse(rest).ok_or_else(|| wrong("it is malformed"))
+        parse(rest, version != Some(BEFORE_STEPS)).ok_or_else(|| wrong("it is malformed"))
     }
 }
 
-fn parse(mut rest: Bytes) -> Option<Cursor> {
+fn parse(mut rest: Bytes, has_step: bool) -> Option<Cursor> {
     let rest = &mut rest;
     let epoch = MemberEpoch(rest.try_get_i32().ok()?);
     let session = Duration::from_millis(rest.try_get_u32().ok()?.into());
@@ -153,6 +161,8 @@ fn parse(mut rest: Bytes) -> Option<Cursor> {
         return None;
     }
     let instance = String::from_utf8(rest.split_to(length).to_vec()).ok()?;
+    let heard = if has_step { Some(rest.try_get_u64().ok()?) } else { None };
+    let heard = heard.filter(|step| *step != NO_STEP);
     let mut places = BTreeMap::new();
     while rest.has_remaining() {
         let mut topic = TopicId::default();
@@ -181,6 +191,7 @@ fn parse(mut rest: Bytes) -> Option<Cursor> {
         format,
         isolation,
         turn,
+        heard,
         places,
     })
 }
@@ -219,6 +230,7 @@ mod tests {
             format: 2,
             isolation: 1,
             turn: 3,
+            heard: Some(8),
             places: places.iter().map(place).collect(),
         }
     }
@@ -233,6 +245,20 @@ mod tests {
         }
         assert!(Cursor::decode(&Bytes::new(), "g", "m").is_err());
         assert!(Cursor::decode(&vec![1; MAX_BYTES + 1].into(), "g", "m").is_err());
+    }
+
+    #[test]
+    fn a_cursor_from_before_a_roll_is_read() {
+        let cursor = Cursor { heard: None, ..cursor(&[(1, 0, 10), (2, 5, -1)]) };
+        let bytes = cursor.encode("g", "m");
+        let mut former = vec![BEFORE_STEPS];
+        let at = bytes.len() - 2 * (16 + 4 + PLACE) - 8;
+        assert_eq!(bytes[at..at + 8], NO_STEP.to_be_bytes());
+        let rest: Vec<u8> = [&bytes[HEAD..at], &bytes[at + 8..]].concat();
+        former.extend(checksum("g", "m", &rest).to_be_bytes());
+        former.extend(rest);
+        assert_eq!(Cursor::decode(&bytes, "g", "m").unwrap(), cursor);
+        assert_eq!(Cursor::decode(&former.into(), "g", "m").unwrap(), cursor);
     }
 
     proptest! {

@@ -59,6 +59,8 @@ pub struct Options {
     pub group: GroupId,
     /// The member.
     pub member: MemberId,
+    /// Drawn anew for each Subscribe and Join; see [`v1::HeartbeatRequest::join_life`].
+    pub life: u64,
     /// A static member's name.
     pub instance: Option<InstanceId>,
     /// What it wants to read.
@@ -104,6 +106,7 @@ impl Options {
         Ok(Options {
             group: check::group(&options.group_id, &at("group_id"))?,
             member: check::member(&member, &at("member_id"))?,
+            life: rand::random(),
             instance: check::instance(&options.instance_id, &at("instance_id"))?,
             subscription: check::subscription(&wish, &at("subscription"))?,
             wish,
@@ -117,14 +120,16 @@ impl Options {
         })
     }
 
-    /// The heartbeat that says all of this.
-    pub fn joining(&self) -> v1::HeartbeatRequest {
+    /// The heartbeat that says all of this: the attempt to join of that number, if it joins.
+    pub fn joining(&self, attempt: u64) -> v1::HeartbeatRequest {
         v1::HeartbeatRequest {
             subscription: Some(self.wish.clone()),
             has: Some(v1::AssignedPartitions::default()),
             client_id: self.client_id.clone(),
             session_timeout_ms: Some(millis(self.session)),
             rebalance_timeout_ms: Some(millis(self.rebalance)),
+            join_life: Some(self.life),
+            join_attempt: Some(attempt),
             ..self.beat(MemberEpoch::JOIN)
         }
     }

@@ -50,10 +50,12 @@ pub async fn join(
     let options = Options::of(request.options, "options")?;
     let until = caller.until();
     // Until the first assignment is made there is no epoch to go on with.
+    let mut attempt = 0;
     let epoch = loop {
+        attempt += 1;
         let joining = v1::HeartbeatRequest {
             max_wait_ms: Some(JOIN_WAIT_MS.min(millis(options.session) / 2)),
-            ..options.joining()
+            ..options.joining(attempt)
         };
         let answer = call::heartbeat(node, caller, &options.group, joining).await?;
         let epoch = MemberEpoch(answer.member_epoch);
@@ -76,6 +78,7 @@ pub async fn join(
         format: options.format,
         isolation: options.isolation,
         turn: 0,
+        heard: None,
         places: BTreeMap::new(),
     };
     let member_id = options.member.to_string();
@@ -246,10 +249,12 @@ impl<'a> Polling<'a> {
         self.cursor.places.retain(|_, place| !place.is_revoking);
         // Always said: after an answer that was lost it is how the coordinator knows where this member stands.
         let has = Some(starts::assigned(self.cursor.places.keys()));
-        let answer = self.heartbeat(v1::HeartbeatRequest { has, ..self.request() }).await?;
+        let heard_step = self.cursor.heard;
+        let answer = self.heartbeat(v1::HeartbeatRequest { has, heard_step, ..self.request() }).await?;
         self.cursor.epoch = MemberEpoch(answer.member_epoch);
         let Some(assignment) = &answer.assignment else { return Ok(()) };
         let assignment = starts::partitions(assignment)?;
+        self.cursor.heard = answer.assignment_step;
         let image = self.node.metadata.snapshot();
         let mut gone = Vec::new();
         for (at, place) in &mut self.cursor.places {

@@ -4,6 +4,7 @@ use super::request::Acks;
 use crate::refusal;
 use crate::replicas::{Partition, Role};
 use crate::settings::TopicSettings;
+use crate::trace::AppendSpan;
 use bytes::Bytes;
 use std::sync::Arc;
 use thalweg_core::batch::{BatchIter, Limits, TimestampType, ValidBatch};
@@ -43,19 +44,32 @@ pub enum Progress {
     Failed(ApiError),
 }
 
-/// Appends a batch. Never waits. `field` is where the bytes stood in the request.
+/// A batch to append.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    /// The batch.
+    pub bytes: Bytes,
+    /// Where it stood in the request.
+    pub field: &'a str,
+    /// What must hold before the answer.
+    pub acks: Acks,
+    /// Bytes that it may inflate to.
+    pub max_inflated_bytes: usize,
+    /// If it is traced.
+    pub span: Option<&'a AppendSpan>,
+}
+
+/// Appends a batch. Never waits.
 ///
 /// Errors: the batch's (`CORRUPT_BATCH` and its kin), `NOT_ENOUGH_REPLICAS`, `INVALID_TIMESTAMP`, the producer's sequence
 /// and epoch, `STORAGE_ERROR`. Nothing was appended then.
 pub fn append_batch(
     partition: &Arc<Partition>,
     role: &Role,
-    bytes: Bytes,
-    acks: Acks,
-    max_inflated_bytes: usize,
+    incoming: Incoming<'_>,
     now: Timestamp,
-    field: &str,
 ) -> Result<Write, ApiError> {
+    let Incoming { bytes, field, acks, max_inflated_bytes, span } = incoming;
     let settings = &role.settings;
     if acks == Acks::All && role.isr.len() < role.min_isr() {
         return Err(not_enough(ErrorCode::NotEnoughReplicas, role, "; nothing was appended"));
@@ -84,6 +98,9 @@ pub fn append_batch(
     let log = partition.log();
     let appended =
         log.append_as_leader(&batch, role.leader_epoch, now).map_err(|error| refusal::append(&error))?;
+    if let Some(span) = span {
+        span.appended(partition, role, &appended);
+    }
     partition.appended();
     if !appended.duplicate {
         partition.traffic().appended(header.record_count.unsigned_abs().into(), batch.header().size());

@@ -10,8 +10,10 @@ pub mod unary;
 use crate::metadata::topic_settings;
 use crate::node::Node;
 use crate::replicas::Partition;
-use append::{Progress, Write, append_batch};
+use crate::trace::AppendSpan;
+use append::{Incoming, Progress, Write, append_batch};
 use fence::Writer;
+use opentelemetry::trace::SpanContext;
 use rand::Rng;
 use records::{Encoded, Target};
 use request::{Acks, Terms};
@@ -43,21 +45,26 @@ enum Part {
 pub struct Appender {
     writer: Writer,
     last: Option<(String, i32, Arc<Partition>)>,
+    // Of the request that is being appended.
+    caller: Option<SpanContext>,
 }
 
 impl Appender {
     /// An appender for that writer's requests, which remembers nothing.
     pub fn new(writer: Writer) -> Appender {
-        Appender { writer, last: None }
+        Appender { writer, last: None, caller: None }
     }
 
     /// Checks and appends a request. A request for one partition fails as a whole; one that spans several reports each.
+    /// `caller` is the span that it belongs to, if it is traced.
     pub fn append(
         &mut self,
         node: &Node,
         request: v1::ProduceRequest,
+        caller: Option<SpanContext>,
         now: Timestamp,
     ) -> Result<Accepted, ApiError> {
+        self.caller = caller;
         let terms = Terms::of(&request)?;
         self.writer.check(node, &request.topic, request.partition)?;
         match request.payload {
@@ -129,8 +136,16 @@ impl Appender {
             let tp = partition.topic_partition();
             return Err(node.not_led_here(tp.topic.as_str(), tp.partition.get()));
         };
-        let most = node.config.limits.max_inflated_bytes;
-        append_batch(partition, &role, bytes, terms.acks, most, now, field).map_err(|error| {
+        let max_inflated_bytes = node.config.limits.max_inflated_bytes;
+        let tracing = partition.traces().tracing();
+        let caller = self.caller.as_ref();
+        let span = caller.and_then(|caller| AppendSpan::begin(tracing, caller, partition, &role));
+        let span = span.as_ref();
+        let incoming = Incoming { bytes, field, acks: terms.acks, max_inflated_bytes, span };
+        append_batch(partition, &role, incoming, now).map_err(|error| {
+            if let Some(span) = span {
+                span.refused(&error);
+            }
             match error.code {
                 // The role went while the batch was checked. Nothing was appended, and only an error that says where to go tells
                 // that: without, it reads as of a write whose leader changed before the acks.

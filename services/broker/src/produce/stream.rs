@@ -15,6 +15,7 @@ use crate::node::Node;
 use crate::refusal;
 use crate::replicas::{Registration, Session, Slot};
 use crate::stopping::Stopping;
+use crate::trace;
 use futures_util::{Stream, StreamExt, stream};
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -170,13 +171,14 @@ where
                 return;
             }
         };
+        let caller = trace::of_stream(self.node.replicas.tracing(), &request);
         let Some(produce) = request.produce else {
             self.push(request.correlation_id, Err(ApiError::invalid("produce", "say what to write")), 0);
             return;
         };
         let bytes = weight(&produce);
         let silent = produce.acks == v1::Acks::None as i32;
-        let outcome = self.appender.append(&self.node, produce, self.node.clock.now());
+        let outcome = self.appender.append(&self.node, produce, caller, self.node.clock.now());
         self.unflushed_bytes += bytes;
         match outcome {
             Ok(accepted) if accepted.acks == Acks::None => {}

@@ -4,6 +4,7 @@ use super::fence::Writer;
 use super::{Accepted, Appender, timed_out, weight};
 use crate::node::Node;
 use crate::refusal;
+use crate::trace;
 use thalweg_core::{ErrorCode, Offset};
 use thalweg_proto::{ApiError, v1};
 use tokio::time::Instant;
@@ -23,7 +24,8 @@ pub async fn produce(
     };
     let silent = request.acks == v1::Acks::None as i32;
     let partition = request.partition.unwrap_or(-1);
-    let accepted = match Appender::new(writer).append(node, request, node.clock.now()) {
+    let caller = trace::current(node.replicas.tracing());
+    let accepted = match Appender::new(writer).append(node, request, caller, node.clock.now()) {
         Ok(accepted) => accepted,
         Err(error) if silent => {
             tracing::debug!(%error, "a produce request without acks was refused");

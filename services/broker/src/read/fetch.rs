@@ -1,13 +1,15 @@
 //! The unary Fetch: one read, or a long poll until there is enough.
 
-use super::{Amount, Chunk, Format, Terms, bound_of, check_routing, decode, doubted, read};
+use super::certain::certain_by;
+use super::{Amount, Chunk, Format, Terms, bound_of, check_routing, decode, read};
 use crate::in_flight::Charge;
 use crate::node::Node;
 use crate::replicas::{Partition, Registration, Session};
 use bytes::{Bytes, BytesMut};
+use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
-use thalweg_core::{ErrorCode, Offset};
+use thalweg_core::{ErrorCode, LeaderEpoch, Offset};
 use thalweg_proto::{ApiError, v1};
 use tokio::time::Instant;
 
@@ -41,6 +43,7 @@ pub async fn fetch(
         let until = deadline.map_or(until, |deadline| until.min(deadline));
         poll.wait(node, until).await;
     }
+    poll.make_certain(node, deadline).await;
     poll.answer(alone)
 }
 
@@ -130,6 +133,8 @@ struct Entry {
     next: Offset,
     last: Option<Chunk>,
     error: Option<ApiError>,
+    // The epoch in which the partition was led here when a read of it was refused.
+    refused_in: Option<LeaderEpoch>,
 }
 
 impl LongPoll {
@@ -149,6 +154,7 @@ impl LongPoll {
             bytes: 0,
             last: None,
             error: None,
+            refused_in: None,
         });
     }
 
@@ -181,7 +187,8 @@ impl LongPoll {
             if left == 0 && !first {
                 return;
             }
-            if entry.partition.leading().is_none() {
+            let leading = entry.partition.leading().map(|role| role.leader_epoch);
+            if leading.is_none() {
                 entry.error = Some(node.not_led_here(&entry.wanted.topic, entry.wanted.partition));
                 return;
             }
@@ -210,11 +217,26 @@ impl LongPoll {
                 Err(error) => {
                     // What was read before still counts; the caller meets the error when it reads on.
                     if entry.pieces.is_empty() {
-                        entry.error = Some(doubted(node, &entry.partition, error));
+                        (entry.error, entry.refused_in) = (Some(error), leading);
                     }
                     return;
                 }
             }
+        }
+    }
+
+    /// Nobody is told of an offset beyond the end by a broker that may not lead any more.
+    async fn make_certain(&mut self, node: &Node, deadline: Option<Instant>) {
+        // All at once: they share one question.
+        let mut doubtful = Vec::new();
+        for (at, entry) in self.entries.iter().enumerate() {
+            if let (Some(error), Some(epoch)) = (&entry.error, entry.refused_in) {
+                let certain = certain_by(node, &entry.partition, epoch, error.clone(), deadline);
+                doubtful.push(async move { (at, certain.await) });
+            }
+        }
+        for (at, error) in join_all(doubtful).await {
+            self.entries[at].error = Some(error);
         }
     }
 
@@ -247,6 +269,7 @@ impl LongPoll {
 
     fn answer(self, alone: bool) -> Result<(v1::FetchResponse, Charge), ApiError> {
         if self.cut_short && self.bytes == 0 {
+            self.held.budget().refuse();
             return Err(ApiError::new(
                 ErrorCode::Throttled,
                 "the broker holds as many bytes of answers as it may; retry after a pause",

@@ -1,12 +1,15 @@
 //! FetchStream: one state machine that the response stream polls. It reads while there are credits and data, and sleeps until
 //! a mark, a command or the shutdown otherwise.
 
+use super::certain::certain;
 use super::fetch::MAX_PARTITIONS;
 use super::reader::{Reader, Turn};
 use super::{Amount, Format, Terms, bound_of, check_routing};
 use crate::node::Node;
 use crate::refusal;
 use crate::stopping::Stopping;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,6 +37,8 @@ struct FetchStream<S> {
     stage: Stage,
     credit: Credit,
     refused: VecDeque<v1::PartitionData>,
+    // Refusals that are made certain first. The other partitions do not wait for it.
+    doubtful: FuturesUnordered<BoxFuture<'static, v1::PartitionData>>,
     stopping: Stopping,
 }
 
@@ -86,6 +91,7 @@ where
             stage: Stage::New,
             credit: Credit::default(),
             refused: VecDeque::new(),
+            doubtful: FuturesUnordered::new(),
             stopping,
         }
     }
@@ -103,8 +109,14 @@ where
             if let Some(refused) = self.refused.pop_front() {
                 return Some(Ok(refused));
             }
+            // Asked each time as well: another partition may have data without end, and there may be no room for commands.
+            if let Some(Some(refused)) = self.doubtful.next().now_or_never() {
+                return Some(Ok(refused));
+            }
             // Commands first: a seek must not wait behind data that it makes worthless.
-            if let Some(message) = self.inbound.next().now_or_never() {
+            if self.doubtful.len() < MAX_PARTITIONS
+                && let Some(message) = self.inbound.next().now_or_never()
+            {
                 if let Err(status) = self.command(message) {
                     return Some(Err(status));
                 }
@@ -130,14 +142,23 @@ where
             max_records: self.credit.records.map_or(u64::MAX, |records| records.unsigned_abs()),
             until: None,
         };
-        let Turn { topic, index, tag, outcome } = reader.next_turn(&self.node, amount)?;
-        Some(match outcome {
-            Ok(chunk) => {
-                self.credit.spend(chunk.bytes, || chunk.records());
-                chunk.into_proto(&topic, index, tag)
+        loop {
+            let Turn { topic, index, tag, outcome, doubt } = reader.next_turn(&self.node, amount)?;
+            match (outcome, doubt) {
+                (Ok(chunk), _) => {
+                    self.credit.spend(chunk.bytes, || chunk.records());
+                    return Some(chunk.into_proto(&topic, index, tag));
+                }
+                (Err(error), None) => return Some(refused(topic, index, tag, &error)),
+                (Err(error), Some((partition, epoch))) => {
+                    let node = Arc::clone(&self.node);
+                    self.doubtful.push(Box::pin(async move {
+                        let error = certain(&node, &partition, epoch, error).await;
+                        refused(topic, index, tag, &error)
+                    }));
+                }
             }
-            Err(error) => refused(topic, index, tag, &error),
-        })
+        }
     }
 
     async fn sleep(&mut self) -> Result<(), Status> {
@@ -152,6 +173,8 @@ where
                 None => std::future::pending().await,
             }
         };
+        // As many as there are partitions, and no more by asking for the same ones again and again.
+        let has_room = self.doubtful.len() < MAX_PARTITIONS;
         let message = tokio::select! {
             biased;
             // First, so that neither a client that sends on and on nor new data keeps it from its turn.
@@ -159,7 +182,11 @@ where
                 self.stage = Stage::Done;
                 return Err(refusal::shutting_down().to_status());
             }
-            message = self.inbound.next() => message,
+            message = self.inbound.next(), if has_room => message,
+            Some(refused) = self.doubtful.next() => {
+                self.refused.push_back(refused);
+                return Ok(());
+            }
             () = marked => return Ok(()),
         };
         self.command(message)

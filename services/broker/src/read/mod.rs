@@ -1,5 +1,6 @@
 //! Reading: what Fetch, FetchStream and Tail share.
 
+pub mod certain;
 pub mod decode;
 pub mod fetch;
 pub mod fetch_stream;
@@ -7,15 +8,15 @@ pub mod list_offsets;
 pub mod reader;
 pub mod tail;
 
-use crate::node::Node;
 use crate::refusal;
 use crate::replicas::Partition;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
+use thalweg_core::batch::BatchHeader;
 use thalweg_core::{ErrorCode, Offset};
 use thalweg_log::ReadBound;
-use thalweg_proto::{ApiError, Detail, v1};
+use thalweg_proto::{ApiError, v1};
 use tokio::time::Instant;
 
 /// How records come.
@@ -167,24 +168,6 @@ pub fn offset_not_available(partition: &Partition) -> ApiError {
     ApiError::new(ErrorCode::OffsetNotAvailable, message)
 }
 
-/// What a caller is told of a read that was refused. The end of a leader's log means nothing once another leads, and a broker that
-/// the controllers are silent to may not know that yet (KIP-320): an offset beyond the end is then no reason to reset anything.
-pub fn doubted(node: &Node, partition: &Partition, error: ApiError) -> ApiError {
-    match &error.detail {
-        Some(Detail::OffsetRange { requested, high_watermark, .. })
-            if requested > high_watermark && !node.controller.is_confirmed() =>
-        {
-            let message = format!(
-                "offset {requested} is beyond the end of {}, but this broker has not heard from the controllers and may no \
-                 longer lead it; retry",
-                partition.topic_partition()
-            );
-            ApiError::new(ErrorCode::OffsetNotAvailable, message)
-        }
-        _ => error,
-    }
-}
-
 /// Reads from `from` on; `None` when there is nothing to read. `scratch` holds what is inflated and is reused.
 /// Blocks for file I/O, which is a copy from the page cache for those who keep up.
 pub fn read(
@@ -207,10 +190,10 @@ pub fn read(
         if read.data.is_empty() {
             return Ok(None);
         }
-        let (data, bytes, next_offset) = match terms.format {
+        let (data, count, bytes, next_offset) = match terms.format {
             Format::Batches => {
-                let bytes = read.data.len();
-                (v1::partition_data::Data::RecordBatches(read.data), bytes, read.next_offset)
+                let (count, bytes) = (record_count(&read.data), read.data.len());
+                (v1::partition_data::Data::RecordBatches(read.data), count, bytes, read.next_offset)
             }
             Format::Records => {
                 let (records, bytes, next) = records(&read.data, from, terms, amount, scratch)?;
@@ -222,10 +205,11 @@ pub fn read(
                 if records.is_empty() {
                     return Ok(None);
                 }
-                (v1::partition_data::Data::Records(v1::RecordSet { records }), bytes, next)
+                let count = records.len() as u64;
+                (v1::partition_data::Data::Records(v1::RecordSet { records }), count, bytes, next)
             }
         };
-        partition.traffic().read(bytes);
+        partition.traffic().read(count, bytes);
         return Ok(Some(Chunk {
             data,
             bytes,
@@ -236,6 +220,18 @@ pub fn read(
             log_start_offset: read.log_start_offset,
         }));
     }
+}
+
+/// Records of producers in whole batches, by their headers.
+fn record_count(batches: &[u8]) -> u64 {
+    let (mut rest, mut count) = (batches, 0);
+    while let Ok(header) = BatchHeader::parse(rest) {
+        if !header.attributes.is_control() {
+            count += u64::from(header.record_count.unsigned_abs());
+        }
+        rest = rest.get(header.size()..).unwrap_or_default();
+    }
+    count
 }
 
 fn records(

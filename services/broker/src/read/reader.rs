@@ -1,11 +1,12 @@
 //! The partitions that one stream reads, in turns: a partition is looked at when its high watermark moved, and never polled.
 
-use super::{Amount, Chunk, Terms, doubted, read};
+use super::certain::is_beyond_end;
+use super::{Amount, Chunk, Terms, read};
 use crate::node::Node;
 use crate::replicas::{Partition, Registration, Session};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use thalweg_core::Offset;
+use thalweg_core::{LeaderEpoch, Offset};
 use thalweg_proto::ApiError;
 
 /// The partitions of one stream.
@@ -44,6 +45,9 @@ pub struct Turn {
     pub tag: u64,
     /// What was read. After an error the partition is no longer assigned.
     pub outcome: Result<Chunk, ApiError>,
+    /// That an offset is beyond the end is to be made [`certain`](super::certain::certain) first: with the partition, and the
+    /// epoch in which it was led here.
+    pub doubt: Option<(Arc<Partition>, LeaderEpoch)>,
 }
 
 impl Reader {
@@ -117,12 +121,16 @@ impl Reader {
             assigned.is_ready = false;
             assigned.registration.acknowledge();
             let partition = assigned.registration.partition();
-            let outcome = match partition.leading() {
+            let mut doubt = None;
+            let leading = partition.leading().map(|role| role.leader_epoch);
+            let outcome = match leading {
                 None => Err(node.not_led_here(&assigned.topic, assigned.index)),
-                Some(_) => {
+                Some(epoch) => {
                     let amount = Amount { until: assigned.until, ..amount };
-                    read(partition, assigned.next, &self.terms, amount, &mut self.scratch)
-                        .map_err(|error| doubted(node, partition, error))
+                    let outcome = read(partition, assigned.next, &self.terms, amount, &mut self.scratch);
+                    let is_doubtful = outcome.as_ref().is_err_and(is_beyond_end);
+                    doubt = is_doubtful.then(|| (Arc::clone(partition), epoch));
+                    outcome
                 }
             };
             let outcome = match outcome {
@@ -138,8 +146,8 @@ impl Reader {
                 }
                 Err(error) => Err(error),
             };
-            let turn =
-                Turn { topic: assigned.topic.clone(), index: assigned.index, tag: assigned.tag, outcome };
+            let (topic, index, tag) = (assigned.topic.clone(), assigned.index, assigned.tag);
+            let turn = Turn { topic, index, tag, outcome, doubt };
             if turn.outcome.is_err() {
                 self.unassign(&turn.topic, turn.index);
             }

@@ -1,5 +1,6 @@
 //! Tail: a topic's plain records from a point on. HTTP/2 flow control is the only credit.
 
+use super::certain::certain;
 use super::reader::{Reader, Turn};
 use super::{Amount, Format, SETTLE_PATIENCE, Terms, bound_of, settled};
 use crate::node::{Node, unknown_topic};
@@ -33,6 +34,15 @@ pub async fn tail(
         let until = Instant::now() + SETTLE_PATIENCE;
         for partition in &partitions {
             settled(partition, until).await?;
+        }
+    }
+    // A start at an offset needs no file.
+    if let Start::Offset(_) = start {
+        for partition in &partitions {
+            let Some(epoch) = partition.leading().map(|role| role.leader_epoch) else { continue };
+            if let Err(error) = start.offset(partition, bound) {
+                return Err(certain(&node, partition, epoch, error).await);
+            }
         }
     }
     // Lookups by time read files.
@@ -165,7 +175,12 @@ impl Tail {
             let amount =
                 Amount { max_bytes: CHUNK_BYTES, whole_first: true, max_records: self.left, until: None };
             match self.reader.next_turn(&self.node, amount) {
-                Some(turn) => return Some(self.answer(turn)),
+                Some(mut turn) => {
+                    if let (Some((partition, epoch)), Err(error)) = (turn.doubt.take(), &turn.outcome) {
+                        turn.outcome = Err(certain(&self.node, &partition, epoch, error.clone()).await);
+                    }
+                    return Some(self.answer(turn));
+                }
                 None => {
                     tokio::select! {
                         () = self.reader.marked() => {}

@@ -12,8 +12,9 @@ use super::partition::Partition;
 use super::role::Role;
 use super::table::{Replica, Table, TopicReplicas};
 use crate::refusal;
-use crate::replication::follower::{Assignment, Assignments};
+use crate::replication::follower::{Assignment, Assignments, PaceCounts};
 use crate::settings::{TopicSettings, log_config};
+use crate::trace::Tracing;
 use arc_swap::ArcSwap;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,6 +39,8 @@ pub struct ReplicaManager {
     applied: Mutex<Arc<MetadataImage>>,
     version: watch::Sender<MetadataVersion>,
     assignments: Arc<Assignments>,
+    tracing: Tracing,
+    catch_up: Arc<PaceCounts>,
 }
 
 /// What is here under a name.
@@ -70,6 +73,8 @@ impl ReplicaManager {
             version: watch::Sender::new(empty.version()),
             applied: Mutex::new(empty),
             assignments: Arc::default(),
+            tracing: Tracing::of_process(env!("CARGO_PKG_NAME")),
+            catch_up: Arc::default(),
         }
     }
 
@@ -78,9 +83,19 @@ impl ReplicaManager {
         &self.logs
     }
 
+    /// The tracer that the process had when this manager was made.
+    pub fn tracing(&self) -> &Tracing {
+        &self.tracing
+    }
+
     /// What is to be followed where, as it changes: for the follower side.
     pub fn assignments(&self) -> &Arc<Assignments> {
         &self.assignments
+    }
+
+    /// What catching up was let have.
+    pub fn catch_up(&self) -> &Arc<PaceCounts> {
+        &self.catch_up
     }
 
     /// What is here under that name.
@@ -317,7 +332,7 @@ impl ReplicaManager {
         let role = Role::of(state, &TopicSettings::from(&*topic.config));
         self.fence(&log, &role).map_err(|error| refusal::append(&error))?;
         tracing::debug!(partition = %wanted.partition, end = %log.log_end_offset(), "partition opened");
-        let partition = Partition::new(wanted.partition, topic.id, self.me, log, role);
+        let partition = Partition::new(wanted.partition, topic.id, self.me, log, role, self.tracing.clone());
         self.assignments.post(Assignment::of(&partition, self.me));
         Ok(partition)
     }

@@ -11,6 +11,7 @@ use super::role::{IsrProposal, Role};
 use super::session::{Session, Slot, Waiters};
 use super::traffic::Traffic;
 use crate::replication::leader::state::{LeaderState, Outcome, Stale};
+use crate::trace::{Following, TracedBatch, Traces, Tracing};
 use arc_swap::{ArcSwap, Guard};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,7 @@ use thalweg_core::metadata::command::BrokerRef;
 use thalweg_core::replication::ReplicaProgress;
 use thalweg_core::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, TopicId, TopicPartition};
 use thalweg_log::{FlushListener, Log};
+use thalweg_proto::internal::v1::BatchTrace;
 use tokio::time::Instant;
 
 /// One partition's replica on this broker.
@@ -39,6 +41,7 @@ pub struct Partition {
     waiters: Waiters,
     followers: Waiters,
     traffic: Traffic,
+    traces: Traces,
 }
 
 impl Partition {
@@ -49,6 +52,7 @@ impl Partition {
         me: BrokerId,
         log: Arc<Log>,
         role: Role,
+        tracing: Tracing,
     ) -> Arc<Partition> {
         let partition = Arc::new(Partition {
             topic_partition,
@@ -63,6 +67,7 @@ impl Partition {
             waiters: Waiters::default(),
             followers: Waiters::default(),
             traffic: Traffic::default(),
+            traces: Traces::new(tracing),
         });
         let listener: Arc<dyn FlushListener> = Arc::clone(&partition) as Arc<dyn FlushListener>;
         partition.log.set_flush_listener(Arc::downgrade(&listener));
@@ -88,6 +93,16 @@ impl Partition {
     /// What went through it.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
+    }
+
+    /// The traced batches that it waits with.
+    pub fn traces(&self) -> &Traces {
+        &self.traces
+    }
+
+    /// Batches that a leader of this epoch sent, some of them traced, are about to be appended here.
+    pub fn following_traced(&self, epoch: LeaderEpoch, traces: &[BatchTrace]) -> Following {
+        self.traces.following(&self.topic_partition, self.me, epoch, traces)
     }
 
     /// What the metadata says of it.
@@ -130,6 +145,7 @@ impl Partition {
                     state.update(&role.terms(), now);
                 }
                 state => {
+                    self.traces.leave();
                     let start = self.log.log_end_offset();
                     *state = Some(LeaderState::new(self.me, &role.terms(), start, now));
                     self.epoch_start.store(start.get(), Ordering::Release);
@@ -138,6 +154,7 @@ impl Partition {
             }
         } else {
             *leader = None;
+            self.traces.leave();
             self.epoch_start.store(0, Ordering::Release);
         }
         let write_caching = role.settings.write_caching;
@@ -155,6 +172,7 @@ impl Partition {
     /// The partition is no longer served here. Everyone who waits is told.
     pub fn retire(&self) {
         self.retired.store(true, Ordering::Release);
+        self.traces.leave();
         self.mark_everyone();
     }
 
@@ -170,6 +188,24 @@ impl Partition {
         } else {
             self.log.request_flush();
         }
+    }
+
+    /// To be called with a traced batch between its append and [`appended`](Partition::appended): its spans end here when the
+    /// followers and the high watermark have passed it.
+    pub fn traced(&self, batch: TracedBatch) {
+        let leader = self.leader();
+        // A later leader's watermark says nothing of it.
+        let state = leader.as_ref().filter(|state| state.leader_epoch() == batch.leader_epoch());
+        if let Some(state) = state {
+            self.traces.add(batch);
+            // A follower in full swing may hold it already.
+            self.look_at_traces(state);
+        }
+    }
+
+    fn look_at_traces(&self, state: &LeaderState) {
+        let safe = |at: ReplicaProgress| at.safe(self.role.load().settings.write_caching);
+        self.traces.look(self.log.high_watermark(), |id| state.progress(id).map(safe));
     }
 
     /// To be called when the log's start has moved by a request: the followers shall hear of it.
@@ -338,6 +374,9 @@ impl Partition {
         if after > before || (stabler && !self.role.load().settings.write_caching) {
             self.waiters.mark_all();
             self.followers.mark_wanting();
+        }
+        if self.traces.is_any() {
+            self.look_at_traces(state);
         }
     }
 }

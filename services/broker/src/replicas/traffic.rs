@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Traffic {
     records_in: AtomicU64,
     bytes_in: AtomicU64,
+    records_out: AtomicU64,
     bytes_out: AtomicU64,
     replicated_in: AtomicU64,
     replicated_out: AtomicU64,
@@ -33,7 +34,8 @@ impl Traffic {
     }
 
     /// Batches were read for a consumer; so many bytes, as they lie in the log or as decoded records.
-    pub fn read(&self, bytes: usize) {
+    pub fn read(&self, records: u64, bytes: usize) {
+        self.records_out.fetch_add(records, Ordering::Relaxed);
         self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
@@ -60,6 +62,8 @@ impl Traffic {
         records_in;
         /// Bytes of their batches, as stored.
         bytes_in;
+        /// Records that consumers read; all of a batch, even if they wanted only its end.
+        records_out;
         /// Bytes that consumers read.
         bytes_out;
         /// Bytes that came from the leader.

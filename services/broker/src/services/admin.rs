@@ -215,6 +215,16 @@ impl AdminService for Admin {
         Ok(Response::new(answer))
     }
 
+    async fn unregister_coordinator(
+        &self,
+        request: Request<v1::UnregisterCoordinatorRequest>,
+    ) -> Result<Response<v1::UnregisterCoordinatorResponse>, Status> {
+        let until = self.until(&request);
+        let answer = self.node.controller.unregister_coordinator(request.into_inner(), left(until)).await?;
+        self.applied(answer.metadata_version, until).await?;
+        Ok(Response::new(answer))
+    }
+
     async fn add_voter(
         &self,
         request: Request<v1::AddVoterRequest>,
@@ -229,5 +239,24 @@ impl AdminService for Admin {
     ) -> Result<Response<v1::RemoveVoterResponse>, Status> {
         let until = self.until(&request);
         Ok(Response::new(self.node.controller.remove_voter(request.into_inner(), left(until)).await?))
+    }
+
+    async fn describe_features(
+        &self,
+        request: Request<v1::DescribeFeaturesRequest>,
+    ) -> Result<Response<v1::DescribeFeaturesResponse>, Status> {
+        let until = self.until(&request);
+        Ok(Response::new(self.node.controller.describe_features(request.into_inner(), left(until)).await?))
+    }
+
+    async fn upgrade_features(
+        &self,
+        request: Request<v1::UpgradeFeaturesRequest>,
+    ) -> Result<Response<v1::UpgradeFeaturesResponse>, Status> {
+        let until = self.until(&request);
+        let answer = self.node.controller.upgrade_features(request.into_inner(), left(until)).await?;
+        // 0 when it was only checked.
+        self.applied(answer.metadata_version, until).await?;
+        Ok(Response::new(answer))
     }
 }

@@ -34,6 +34,8 @@ impl ClusterService for Cluster {
                 answer.controllers = describe::controllers(&node.metadata.image(), &quorum);
                 answer.controller_leader_id = quorum.leader_id;
                 answer.controller_term = quorum.term;
+                let needed = quorum.offsets_topic_replication_factor;
+                answer.groups_wait = describe::groups_wait(&node.metadata.image(), needed);
             }
             // Brokers go on without controllers, and so does this answer.
             Err(error) => tracing::warn!(%error, "the controllers could not be asked"),

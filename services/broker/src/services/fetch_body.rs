@@ -3,9 +3,8 @@
 use super::consumer::Consumer;
 use super::messages::Messages;
 use super::own_stream::OwnStream;
-use super::whole_body::{self, Whole};
+use super::whole_body::{self, Batches, Whole};
 use crate::in_flight::InFlight;
-use bytes::Bytes;
 use std::sync::Arc;
 use thalweg_proto::v1;
 use thalweg_proto::v1::partition_data::Data;
@@ -22,21 +21,26 @@ pub fn own<S>(inner: S, consumer: Arc<Consumer>, budget: Arc<InFlight>, most: us
 }
 
 impl Whole for v1::FetchStreamResponse {
+    type Message = Self;
     type Inner = v1::PartitionData;
     // `data`: field 1, length-delimited.
     const TAG_INNER: u8 = (1 << 3) | 2;
     // `record_batches`: field 10, length-delimited.
     const TAG_BATCHES: u8 = (10 << 3) | 2;
 
-    fn take_batches(&mut self) -> Option<(Bytes, &v1::PartitionData)> {
+    fn take_batches(&mut self) -> Option<(Batches, &v1::PartitionData)> {
         let around = self.data.as_mut()?;
         match around.data.take() {
-            Some(Data::RecordBatches(batches)) => Some((batches, around)),
+            Some(Data::RecordBatches(batches)) => Some((Batches::One(batches), around)),
             other => {
                 around.data = other;
                 None
             }
         }
+    }
+
+    fn message(&self) -> &Self {
+        self
     }
 }
 

@@ -3,9 +3,8 @@
 use super::group::{Group, host};
 use super::messages::Messages;
 use super::own_stream::OwnStream;
-use super::whole_body::{self, Whole};
+use super::whole_body::{self, Batches, Whole};
 use crate::in_flight::InFlight;
-use bytes::Bytes;
 use std::sync::Arc;
 use thalweg_proto::v1;
 use thalweg_proto::v1::partition_data::Data;
@@ -24,21 +23,26 @@ pub fn own<S>(inner: S, group: Arc<Group>, budget: Arc<InFlight>, most: usize) -
 }
 
 impl Whole for v1::SubscribeResponse {
+    type Message = Self;
     type Inner = v1::PartitionData;
     // `records`: field 5, length-delimited.
     const TAG_INNER: u8 = (5 << 3) | 2;
     // `record_batches`: field 10, length-delimited.
     const TAG_BATCHES: u8 = (10 << 3) | 2;
 
-    fn take_batches(&mut self) -> Option<(Bytes, &v1::PartitionData)> {
+    fn take_batches(&mut self) -> Option<(Batches, &v1::PartitionData)> {
         let Some(Event::Records(around)) = &mut self.event else { return None };
         match around.data.take() {
-            Some(Data::RecordBatches(batches)) => Some((batches, around)),
+            Some(Data::RecordBatches(batches)) => Some((Batches::One(batches), around)),
             other => {
                 around.data = other;
                 None
             }
         }
+    }
+
+    fn message(&self) -> &Self {
+        self
     }
 }
 

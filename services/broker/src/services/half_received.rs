@@ -67,6 +67,7 @@ impl HalfReceived {
         let budget = self.held.budget();
         let others = budget.used() - self.bytes();
         if bytes > SMALL && others + bytes > budget.limit().saturating_mul(2) {
+            budget.refuse();
             return Err(throttled());
         }
         self.held.resize(bytes);
@@ -103,6 +104,7 @@ impl HalfReceived {
         loop {
             ready!(timer.as_mut().poll(context));
             if !self.held.budget().has_room() {
+                self.held.budget().refuse();
                 return Poll::Ready(throttled());
             }
             timer.as_mut().reset(Instant::now() + self.recheck);

@@ -221,7 +221,7 @@ mod tests {
     fn request(id: u64, size: usize) -> v1::ProduceStreamRequest {
         let payload = Some(v1::produce_request::Payload::RecordBatch(vec![7; size].into()));
         let produce = Some(v1::ProduceRequest { topic: "t".into(), payload, ..Default::default() });
-        v1::ProduceStreamRequest { correlation_id: id, produce }
+        v1::ProduceStreamRequest { correlation_id: id, produce, ..Default::default() }
     }
 
     fn framed(requests: &[v1::ProduceStreamRequest]) -> Vec<u8> {

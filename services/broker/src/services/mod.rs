@@ -48,7 +48,7 @@ type Answers<T> = Pin<Box<dyn futures_util::Stream<Item = Result<T, Status>> + S
 /// The public port's services, with health and reflection.
 pub fn public(node: &Arc<Node>) -> Result<GrpcServer, BuildError> {
     let most = node.config.limits.max_request_bytes;
-    let budget = InFlight::new(node.config.limits.half_received_bytes);
+    let budget = Arc::clone(&node.half_received);
     let builder = GrpcServer::builder("broker")
         .config(node.config.server.clone())
         .descriptors(thalweg_proto::FILE_DESCRIPTOR_SET);
@@ -71,7 +71,7 @@ pub fn public(node: &Arc<Node>) -> Result<GrpcServer, BuildError> {
 
 /// The internal port's services, with health: replication, and what other brokers forward.
 pub fn internal(node: &Arc<Node>) -> Result<GrpcServer, BuildError> {
-    let budget = InFlight::new(node.config.limits.half_received_bytes);
+    let budget = Arc::clone(&node.half_forwarded);
     let builder = GrpcServer::builder("broker-internal")
         .config(node.config.server.clone())
         .descriptors(thalweg_proto::FILE_DESCRIPTOR_SET)

@@ -3,10 +3,11 @@
 use super::{Answers, Door, deadline};
 use crate::node::Node;
 use crate::produce::fence::Writer;
-use crate::{forward, produce};
+use crate::{forward, produce, trace};
 use futures_util::Stream;
 use futures_util::future::Either;
 use http::HeaderMap;
+use opentelemetry::trace::FutureExt;
 use std::sync::Arc;
 use thalweg_proto::v1;
 use thalweg_proto::v1::producer_service_server::ProducerService;
@@ -44,10 +45,18 @@ impl ProducerService for Producer {
     ) -> Result<Response<v1::ProduceResponse>, Status> {
         let deadline = deadline(&request);
         let writer = Writer::of(request.metadata().as_ref());
+        let tracing = self.node.replicas.tracing();
+        let context = trace::of_call(tracing, request.metadata().as_ref(), request.get_ref());
         let request = request.into_inner();
-        let answer = match self.door {
-            Door::Public => forward::produce::produce(&self.node, request, deadline).await?,
-            Door::Internal => produce::unary::produce(&self.node, request, writer, deadline).await?,
+        let answer = async {
+            match self.door {
+                Door::Public => forward::produce::produce(&self.node, request, deadline).await,
+                Door::Internal => produce::unary::produce(&self.node, request, writer, deadline).await,
+            }
+        };
+        let answer = match context {
+            Some(context) => answer.with_context(context).await?,
+            None => answer.await?,
         };
         Ok(Response::new(answer))
     }

@@ -56,6 +56,12 @@ pub struct Shared {
     /// The clean-shutdown epochs that registrations told.
     pub clean_epochs: Mutex<Vec<Option<i64>>>,
     pub damaged: Mutex<Vec<bool>>,
+    /// How far the metadata is nobody can say for sure.
+    pub uncertain: AtomicBool,
+    /// So much further than what brokers are sent.
+    pub ahead: AtomicU64,
+    /// Nor can they be asked for it: they are old.
+    pub old: AtomicBool,
     term: AtomicU64,
 }
 
@@ -83,6 +89,9 @@ impl FakeController {
             noted: Mutex::default(),
             clean_epochs: Mutex::default(),
             damaged: Mutex::default(),
+            uncertain: AtomicBool::new(false),
+            ahead: AtomicU64::new(0),
+            old: AtomicBool::new(false),
             term: AtomicU64::new(3),
         };
         let fake = FakeController { shared: Arc::new(shared), node: 1 };
@@ -364,10 +373,22 @@ impl ControllerService for FakeController {
         Ok(Answer::new(Box::pin(first.chain(deltas))))
     }
 
+    async fn renew_shard_lease(
+        &self,
+        _: Request<internal::RenewShardLeaseRequest>,
+    ) -> Result<Answer<internal::RenewShardLeaseResponse>, Status> {
+        Err(ApiError::new(ErrorCode::Unsupported, "no coordinator is played here").to_status())
+    }
+
     async fn describe_quorum(
         &self,
-        _: Request<internal::DescribeQuorumRequest>,
+        request: Request<internal::DescribeQuorumRequest>,
     ) -> Result<Answer<internal::DescribeQuorumResponse>, Status> {
+        let current = request.into_inner().current;
+        if current && self.uncertain.load(Ordering::Relaxed) {
+            return Err(ApiError::new(ErrorCode::ControllerNotAvailable, "no quorum").to_status());
+        }
+        let version = self.image().version().get() + self.ahead.load(Ordering::Relaxed);
         let addresses = self.addresses.lock().unwrap().clone();
         let leader_id = *self.leader.borrow();
         let leader_endpoint = (leader_id as usize).checked_sub(1).map(|at| addresses[at].clone());
@@ -377,6 +398,7 @@ impl ControllerService for FakeController {
             leader_endpoint: leader_endpoint.unwrap_or_default(),
             term: self.term.load(Ordering::Relaxed),
             voters: (1..=addresses.len() as u64).collect(),
+            metadata_version: (current && !self.old.load(Ordering::Relaxed)).then_some(version),
             ..Default::default()
         }))
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use thalweg_core::group::assignor::TopicIdPartition;
 use thalweg_core::group::state::Partitions;
 use thalweg_core::group::{
-    Change, CommittedOffset, Committer, Group, GroupId, Heartbeat, InstanceId, MemberEpoch, MemberId,
-    OFFSETS_TOPIC, Subscription, TopicLookup, TopicSpec,
+    Attempt, Change, CommittedOffset, Committer, Group, GroupId, Heartbeat, HeartbeatAnswer, InstanceId,
+    MemberEpoch, MemberId, OFFSETS_TOPIC, Subscription, TopicLookup, TopicSpec,
 };
 use thalweg_core::metadata::command::{CoordinatorRef, CreateTopic, PlacementSpec, RegisterCoordinator};
 use thalweg_core::metadata::{Command, MetadataImage, Refusal, Response};
@@ -143,6 +143,13 @@ impl Groups {
         World(self.controller.image())
     }
 
+    /// The step of a member that may have just these.
+    fn step(&self, group: &str, member: &MemberId, owned: &Partitions) -> Option<u64> {
+        let groups = self.groups.lock().unwrap();
+        let current = &groups.get(&GroupId::new(group).unwrap())?.members.get(member)?.current;
+        current.owned.keys().eq(owned).then_some(current.step)
+    }
+
     /// Applies what a group decides, and assigns at once.
     fn change<T>(
         &self,
@@ -244,15 +251,29 @@ impl FakeCoordinator {
             changed.mark_unchanged();
             let mut answer = self.groups.change(&request.group_id, |group| group.heartbeat(&beat, now()))?;
             if beat.epoch == MemberEpoch::JOIN {
-                // The assignment was made in between.
-                answer = self.groups.change(&request.group_id, |group| group.heartbeat(&beat, now()))?;
+                // The assignment was made in between: it is told at once, as to one that waits.
+                let epoch = self.groups.change(&request.group_id, |group| {
+                    let change = group.push(&beat.member);
+                    let known = group.members.get(&beat.member).map(|member| member.current.clone());
+                    let next = match &change {
+                        Some(Change::Current(_, next)) => next.clone(),
+                        _ => known,
+                    };
+                    Ok((change.into_iter().collect(), next))
+                })?;
+                if let Some(next) = epoch {
+                    let assignment = Some(next.owned.into_keys().collect());
+                    answer = HeartbeatAnswer { epoch: next.epoch, assignment };
+                }
             }
             let knows = beat.has.as_ref();
             let news = answer.epoch != beat.epoch
                 || answer.assignment.as_ref().is_some_and(|got| knows.is_none_or(|has| has != got));
             let now = tokio::time::Instant::now();
             if news || now >= until {
+                let step = |owned| self.groups.step(&request.group_id, &beat.member, owned);
                 return Ok(v1::HeartbeatResponse {
+                    assignment_step: answer.assignment.as_ref().and_then(step),
                     member_epoch: answer.epoch.0,
                     assignment: answer.assignment.as_ref().map(assigned),
                     heartbeat_interval_ms: 50,
@@ -405,6 +426,8 @@ fn beat_of(request: &v1::HeartbeatRequest) -> Heartbeat {
         instance: id(&request.instance_id).map(|id| InstanceId::new(id).unwrap()),
         subscription: request.subscription.as_ref().map(wish),
         has: request.has.as_ref().map(partitions),
+        heard: request.heard_step,
+        attempt: request.join_life.zip(request.join_attempt).map(|(life, number)| Attempt { life, number }),
         client_id: request.client_id.as_str().into(),
         host: "h".into(),
         session_timeout: Duration::from_secs(45),

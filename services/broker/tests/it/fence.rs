@@ -89,7 +89,8 @@ async fn streamed(
     request: v1::ProduceRequest,
     epoch: Option<LeaseEpoch>,
 ) -> Result<i64, ErrorCode> {
-    let request = v1::ProduceStreamRequest { correlation_id: 1, produce: Some(request) };
+    let request =
+        v1::ProduceStreamRequest { correlation_id: 1, produce: Some(request), ..Default::default() };
     let requests = tokio_stream::iter([request]);
     let mut answers = client.clone().produce_stream(leased(requests, epoch)).await.unwrap().into_inner();
     loop {
@@ -160,7 +161,10 @@ async fn a_lease_that_ends_under_an_open_stream_closes_it_to_further_writes() {
     for sequence in 0..2 {
         let produce = Some(marker(&first, sequence));
         let correlation_id = u64::try_from(sequence).unwrap();
-        requests.send(v1::ProduceStreamRequest { correlation_id, produce }).await.unwrap();
+        requests
+            .send(v1::ProduceStreamRequest { correlation_id, produce, ..Default::default() })
+            .await
+            .unwrap();
         let outcome = loop {
             let answer = tokio::time::timeout(LONG, answers.message()).await.unwrap().unwrap().unwrap();
             if let Some(Event::Ack(ack)) = answer.event {

@@ -451,3 +451,112 @@ async fn answers_share_a_budget_and_give_it_back_when_they_are_sent() {
         assert_eq!(found, [0], "the first read uses the budget up");
     }
 }
+
+/// A leader that was cut off does not know what others have written since; readers that know more must not be told to begin anew.
+#[tokio::test]
+async fn an_offset_beyond_the_end_is_told_only_by_a_leader_that_is_sure_to_lead() {
+    use std::sync::atomic::Ordering;
+    let cluster = Cluster::start().await;
+    cluster.topic("t", 1, &[]).await;
+    fill(&cluster, "t", 0, &["a", "b"]).await;
+    let routing = v1::Routing::LeaderOnly as i32;
+    let mut stream = Stream::open(&cluster).await;
+    stream.say(Command::Start(v1::FetchStreamStart { routing, ..Default::default() })).await;
+    stream.credit(1 << 20, None).await;
+    let fetch = |offset| {
+        let mut consumer = cluster.consumer();
+        let partitions = vec![partition("t", 0, offset)];
+        let request = v1::FetchRequest { partitions, max_wait_ms: Some(0), routing, ..Default::default() };
+        async move { consumer.fetch(request).await.map(drop).map_err(|status| api_error(&status).code) }
+    };
+    // Its heartbeats are answered as ever. But nobody can say how far the metadata is, or it is further than this broker's.
+    let troubles: [fn(&Cluster, bool); 2] = [
+        |cluster, on| cluster.controller.uncertain.store(on, Ordering::Relaxed),
+        |cluster, on| cluster.controller.ahead.store(u64::from(on) * 1_000, Ordering::Relaxed),
+    ];
+    for (tag, trouble) in (0..).zip(troubles) {
+        trouble(&cluster, true);
+        stream.assign("t", 0, 77, tag).await;
+        let told = stream.data().await;
+        let code = told.error.unwrap().code();
+        assert_eq!((told.tag, code), (tag, v1::ErrorCode::OffsetNotAvailable));
+        assert_eq!(fetch(77).await, Err(ErrorCode::OffsetNotAvailable));
+        // What is there is there, whoever leads.
+        assert_eq!(fetch(1).await, Ok(()));
+        trouble(&cluster, false);
+        let begun = Instant::now();
+        while fetch(77).await != Err(ErrorCode::OffsetOutOfRange) {
+            assert!(begun.elapsed() < LONG);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        stream.assign("t", 0, 77, tag).await;
+        assert_eq!(stream.data().await.error.unwrap().code(), v1::ErrorCode::OffsetOutOfRange);
+    }
+}
+
+/// Controllers from before the question, as in the middle of an upgrade: then heartbeats have to do.
+#[tokio::test]
+async fn an_offset_beyond_the_end_is_told_with_old_controllers_as_well() {
+    use std::sync::atomic::Ordering;
+    let cluster = Cluster::start().await;
+    cluster.controller.old.store(true, Ordering::Relaxed);
+    cluster.topic("t", 1, &[]).await;
+    fill(&cluster, "t", 0, &["a"]).await;
+    let fetched = |code: ErrorCode| {
+        let mut consumer = cluster.consumer();
+        let routing = v1::Routing::LeaderOnly as i32;
+        let partitions = vec![partition("t", 0, 77)];
+        let request = v1::FetchRequest { partitions, max_wait_ms: Some(0), routing, ..Default::default() };
+        let fetched = async move {
+            while api_error(&consumer.fetch(request.clone()).await.unwrap_err()).code != code {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(LONG, fetched)
+    };
+    fetched(ErrorCode::OffsetOutOfRange).await.unwrap();
+}
+
+#[tokio::test]
+async fn refusals_come_for_many_partitions_at_once() {
+    let cluster = Cluster::start().await;
+    cluster.topic("t", 100, &[]).await;
+    let partitions: Vec<_> = (0..100).map(|index| partition("t", index, 77)).collect();
+    let routing = v1::Routing::LeaderOnly as i32;
+    let request = v1::FetchRequest { partitions, max_wait_ms: Some(0), routing, ..Default::default() };
+    let answer = cluster.consumer().fetch(request).await.unwrap().into_inner();
+    let out_of_range = |data: &v1::PartitionData| {
+        data.error.as_ref().is_some_and(|error| error.code() == v1::ErrorCode::OffsetOutOfRange)
+    };
+    assert_eq!(answer.partitions.iter().filter(|data| out_of_range(data)).count(), 100);
+}
+
+#[tokio::test]
+async fn a_refusal_does_not_wait_behind_the_data_of_other_partitions() {
+    let cluster = Cluster::start().await;
+    cluster.topic("t", 2, &[]).await;
+    // More than lies on the way between a broker and a slow client.
+    let (batches, large) = (64, "x".repeat(256 * 1024));
+    for _ in 0..batches {
+        fill(&cluster, "t", 0, &[&large]).await;
+    }
+    let mut stream = Stream::open(&cluster).await;
+    let (routing, format) = (v1::Routing::LeaderOnly as i32, v1::RecordFormat::Batches as i32);
+    let max_chunk_bytes = Some(256 * 1024);
+    let start = v1::FetchStreamStart { routing, format, max_chunk_bytes, ..Default::default() };
+    stream.say(Command::Start(start)).await;
+    stream.credit(1 << 30, None).await;
+    stream.assign("t", 0, 0, 0).await;
+    stream.assign("t", 1, 77, 1).await;
+    let mut next_offset = 0;
+    loop {
+        let data = stream.data().await;
+        if data.partition == 1 {
+            assert_eq!(data.error.unwrap().code(), v1::ErrorCode::OffsetOutOfRange);
+            break;
+        }
+        next_offset = data.next_offset;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(next_offset < batches, "it came behind all the data");
+}

@@ -175,7 +175,8 @@ impl Produced {
     }
 
     async fn send(&self, correlation_id: u64, produce: v1::ProduceRequest) {
-        let request = v1::ProduceStreamRequest { correlation_id, produce: Some(produce) };
+        let request =
+            v1::ProduceStreamRequest { correlation_id, produce: Some(produce), ..Default::default() };
         self.requests.as_ref().unwrap().send(request).await.unwrap();
     }
 

@@ -33,7 +33,8 @@ impl Stream {
     async fn send(&mut self, produce: v1::ProduceRequest) -> u64 {
         let correlation_id = self.next;
         self.next += 1;
-        let request = v1::ProduceStreamRequest { correlation_id, produce: Some(produce) };
+        let request =
+            v1::ProduceStreamRequest { correlation_id, produce: Some(produce), ..Default::default() };
         self.requests.as_ref().unwrap().send(request).await.unwrap();
         correlation_id
     }
@@ -146,7 +147,10 @@ async fn backpressure_bounds_what_is_in_flight() {
             let sent_batch = batch(&[&"x".repeat(BATCH)]);
             for correlation_id in 0..COUNT {
                 let produce = Some(produce_batch("t", 0, sent_batch.clone(), v1::Acks::All));
-                requests.send(v1::ProduceStreamRequest { correlation_id, produce }).await.unwrap();
+                requests
+                    .send(v1::ProduceStreamRequest { correlation_id, produce, ..Default::default() })
+                    .await
+                    .unwrap();
                 sent.fetch_add(1, Ordering::SeqCst);
             }
         }

@@ -4,6 +4,7 @@
 mod addresses;
 mod balance;
 mod fencing;
+mod forgetting;
 mod internal_topics;
 mod leaders;
 
@@ -13,6 +14,7 @@ use crate::members::Members;
 use crate::peers::Peers;
 use crate::quorum::Quorum;
 use crate::service::Voters;
+use crate::service::features::founding_level;
 use crate::sessions::Patience;
 use internal_topics::OffsetsTopic;
 use std::convert::Infallible;
@@ -22,7 +24,6 @@ use thalweg_core::ClusterId;
 use thalweg_core::metadata::Command;
 use thalweg_core::metadata::balance::BalanceLimits;
 use thalweg_core::metadata::command::InitCluster;
-use thalweg_core::metadata::image::FEATURE_LEVEL;
 use thalweg_raft::RaftStatus;
 use thalweg_runtime::Shutdown;
 use tokio::sync::watch;
@@ -96,6 +97,7 @@ impl Duties {
             balance::run(&self.quorum, limits),
             fencing::run(&self.brokers, brokers),
             fencing::run(&self.coordinators, coordinators),
+            forgetting::run(&self.quorum, self.config.coordinator_forget_after),
             internal_topics::run(&self.quorum, offsets),
             addresses::run(&self.quorum, &self.peers, &self.voters),
             leaders::run(
@@ -112,7 +114,9 @@ impl Duties {
             let drawn: String = rand::random::<[u8; 16]>().iter().map(|byte| format!("{byte:02x}")).collect();
             let cluster_id = self.quorum.published().cluster_id().cloned();
             let cluster_id = cluster_id.unwrap_or_else(|| ClusterId(drawn.into()));
-            let init = InitCluster { cluster_id: cluster_id.clone(), feature_level: FEATURE_LEVEL };
+            let voters = self.quorum.status().borrow().voters.clone();
+            let heard = voters.iter().filter_map(|voter| self.peers.levels(*voter));
+            let init = InitCluster { cluster_id: cluster_id.clone(), feature_level: founding_level(heard) };
             match self.quorum.propose(&Command::InitCluster(init)).await {
                 Ok(_) => tracing::info!(cluster = %cluster_id, "cluster founded"),
                 Err(error) => {

@@ -4,9 +4,12 @@ use crate::config::ControllerConfig;
 use crate::quorum::Quorum;
 use crate::router::{Router, routed};
 use crate::service::brokers::Brokers;
+use crate::service::coordinators;
+use crate::service::features::Features;
 use crate::service::partitions::Partitions;
 use crate::service::topics::Topics;
 use crate::service::voters::Voters;
+use std::sync::Arc;
 use thalweg_core::ErrorCode;
 use thalweg_proto::ApiError;
 use thalweg_proto::v1;
@@ -16,22 +19,32 @@ use tonic::{Request, Response, Status};
 
 /// The service.
 pub struct Admin {
+    quorum: Quorum,
     router: Router,
     topics: Topics,
     partitions: Partitions,
     brokers: Brokers,
     voters: Voters,
+    features: Arc<Features>,
 }
 
 impl Admin {
     /// Serves changes of what this group agrees on.
-    pub fn new(quorum: Quorum, router: Router, membership: Voters, config: &ControllerConfig) -> Admin {
+    pub fn new(
+        quorum: Quorum,
+        router: Router,
+        membership: Voters,
+        features: Arc<Features>,
+        config: &ControllerConfig,
+    ) -> Admin {
         Admin {
+            quorum: quorum.clone(),
             router,
             topics: Topics::new(quorum.clone(), config),
             partitions: Partitions::new(quorum.clone()),
             brokers: Brokers::new(quorum),
             voters: membership,
+            features,
         }
     }
 }
@@ -131,6 +144,15 @@ impl AdminService for Admin {
         routed!(self.router, request, AdminServiceClient::unregister_broker, |r| self.brokers.unregister(r))
     }
 
+    async fn unregister_coordinator(
+        &self,
+        request: Request<v1::UnregisterCoordinatorRequest>,
+    ) -> Answer<v1::UnregisterCoordinatorResponse> {
+        routed!(self.router, request, AdminServiceClient::unregister_coordinator, |r| {
+            coordinators::unregister(&self.quorum, r)
+        })
+    }
+
     async fn add_voter(&self, request: Request<v1::AddVoterRequest>) -> Answer<v1::AddVoterResponse> {
         routed!(self.router, request, AdminServiceClient::add_voter, |r| self.voters.add(r))
     }
@@ -144,6 +166,21 @@ impl AdminService for Admin {
             Router::allow_again(&mut request);
         }
         routed!(self.router, request, AdminServiceClient::remove_voter, |r| self.voters.remove(r))
+    }
+
+    async fn describe_features(
+        &self,
+        request: Request<v1::DescribeFeaturesRequest>,
+    ) -> Answer<v1::DescribeFeaturesResponse> {
+        // Only the leader hears heartbeats.
+        routed!(self.router, request, AdminServiceClient::describe_features, |r| self.features.describe(r))
+    }
+
+    async fn upgrade_features(
+        &self,
+        request: Request<v1::UpgradeFeaturesRequest>,
+    ) -> Answer<v1::UpgradeFeaturesResponse> {
+        routed!(self.router, request, AdminServiceClient::upgrade_features, |r| self.features.upgrade(r))
     }
 }
 

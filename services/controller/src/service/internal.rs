@@ -1,6 +1,6 @@
 //! `thalweg.internal.v1.ControllerService`: what brokers and coordinators ask of the controller.
 
-use super::{coordinators, unexpected};
+use super::{Features, coordinators, unexpected};
 use crate::coordinators::CoordinatorSigns;
 use crate::heartbeat::Heartbeats;
 use crate::peers::Peers;
@@ -21,6 +21,7 @@ use thalweg_core::{
     TopicId,
 };
 use thalweg_proto::ApiError;
+use thalweg_proto::features::levels;
 use thalweg_proto::internal::v1 as wire;
 use thalweg_proto::internal::v1::controller_service_client::ControllerServiceClient;
 use thalweg_proto::internal::v1::controller_service_server::ControllerService;
@@ -34,6 +35,8 @@ pub struct Internal {
     heartbeats: Heartbeats,
     coordinators: CoordinatorSigns,
     peers: Arc<Peers>,
+    features: Arc<Features>,
+    offsets_topic_replication_factor: u32,
     shutdown: Shutdown,
 }
 
@@ -45,9 +48,24 @@ impl Internal {
         heartbeats: Heartbeats,
         coordinators: CoordinatorSigns,
         peers: Arc<Peers>,
+        features: Arc<Features>,
         shutdown: Shutdown,
     ) -> Internal {
-        Internal { quorum, router, heartbeats, coordinators, peers, shutdown }
+        Internal {
+            quorum,
+            router,
+            heartbeats,
+            coordinators,
+            peers,
+            features,
+            offsets_topic_replication_factor: 0,
+            shutdown,
+        }
+    }
+
+    /// Tells with the Raft group how many replicas the topic of groups shall have.
+    pub fn with_offsets_topic_replicas(self, replicas: i32) -> Internal {
+        Internal { offsets_topic_replication_factor: u32::try_from(replicas).unwrap_or(0), ..self }
     }
 
     /// Waits until the image is current, and checks that the caller belongs to its cluster.
@@ -88,7 +106,10 @@ impl Internal {
             clean_shutdown_epoch: request.clean_shutdown_epoch.map(BrokerEpoch),
             damaged: request.damaged,
         });
+        let supported = levels(request.feature_levels)?;
+        let admitted = self.features.admit(&format!("broker {id}"), supported).await?;
         let (version, applied) = self.quorum.propose(&command).await?;
+        drop(admitted);
         let Applied::BrokerRegistered { epoch } = applied else {
             return Err(unexpected("a registration"));
         };
@@ -105,7 +126,7 @@ impl Internal {
         request: wire::RegisterCoordinatorRequest,
     ) -> Result<wire::RegisterCoordinatorResponse, ApiError> {
         let cluster_id = self.check_cluster(&request.cluster_id).await?;
-        coordinators::register(&self.quorum, cluster_id, request).await
+        coordinators::register(&self.quorum, &self.features, cluster_id, request).await
     }
 
     async fn allocate(
@@ -231,6 +252,15 @@ impl ControllerService for Internal {
         )))
     }
 
+    async fn renew_shard_lease(
+        &self,
+        request: Request<wire::RenewShardLeaseRequest>,
+    ) -> Result<Response<wire::RenewShardLeaseResponse>, Status> {
+        routed!(self.router, request, ControllerServiceClient::renew_shard_lease, |r| {
+            coordinators::renew_lease(&self.quorum, r)
+        })
+    }
+
     async fn alter_partitions(
         &self,
         request: Request<wire::AlterPartitionsRequest>,
@@ -261,8 +291,12 @@ impl ControllerService for Internal {
 
     async fn describe_quorum(
         &self,
-        _: Request<wire::DescribeQuorumRequest>,
+        request: Request<wire::DescribeQuorumRequest>,
     ) -> Result<Response<wire::DescribeQuorumResponse>, Status> {
+        let metadata_version = match request.into_inner().current {
+            true => Some(self.quorum.current_image().await?.version().get()),
+            false => None,
+        };
         let status = self.quorum.status().borrow().clone();
         let leader_endpoint = status.leader.and_then(|leader| self.peers.endpoint(leader));
         Ok(Response::new(wire::DescribeQuorumResponse {
@@ -274,6 +308,8 @@ impl ControllerService for Internal {
             applied_index: status.applied,
             learners: status.learners.iter().map(|id| id.get()).collect(),
             leader_endpoint: leader_endpoint.map(|endpoint| endpoint.to_string()).unwrap_or_default(),
+            metadata_version,
+            offsets_topic_replication_factor: self.offsets_topic_replication_factor,
         }))
     }
 }

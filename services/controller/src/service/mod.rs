@@ -3,12 +3,14 @@
 pub mod admin;
 mod brokers;
 mod coordinators;
+pub mod features;
 pub mod internal;
 mod partitions;
 mod topics;
 mod voters;
 mod watch;
 
+pub use features::Features;
 pub use voters::Voters;
 
 use thalweg_core::{BrokerId, ErrorCode, MetadataVersion, TopicName};

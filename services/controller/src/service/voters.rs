@@ -5,7 +5,8 @@
 //!   remove:  the leader hands over first if it is the one ─▶ remove ─▶ forget its address
 //! ```
 
-use crate::quorum::Quorum;
+use crate::peers::Peers;
+use crate::quorum::{Quorum, refused};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,7 @@ const HAND_OVER: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub struct Voters {
     quorum: Quorum,
+    peers: Arc<Peers>,
     catch_up: Duration,
     /// Held while the members and the noted addresses change together.
     changing: Arc<Mutex<()>>,
@@ -41,8 +43,8 @@ pub struct Voters {
 
 impl Voters {
     /// Changes the members of this group. A new one may take `catch_up` to get the log.
-    pub fn new(quorum: Quorum, catch_up: Duration) -> Voters {
-        Voters { quorum, catch_up, changing: Arc::default() }
+    pub fn new(quorum: Quorum, peers: Arc<Peers>, catch_up: Duration) -> Voters {
+        Voters { quorum, peers, catch_up, changing: Arc::default() }
     }
 
     /// Whoever changes members or their addresses holds this meanwhile.
@@ -51,7 +53,9 @@ impl Voters {
     }
 
     /// The same, waiting for what takes a moment only.
-    async fn change(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, ApiError> {
+    ///
+    /// Errors: `INVALID_VOTERS` while a change takes long.
+    pub async fn change(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, ApiError> {
         let waited = tokio::time::timeout(UNDER_WAY, self.changing.lock()).await;
         waited.map_err(|_| {
             let message = "another change of the voters is under way; try again after it";
@@ -110,6 +114,10 @@ impl Voters {
         loop {
             let last = self.quorum.status().borrow().commit;
             let progress = self.quorum.progress().await?;
+            if let Some(levels) = self.peers.levels(id) {
+                let level = self.quorum.published().image().feature_level();
+                levels.admit(&format!("controller {id}"), level).map_err(refused)?;
+            }
             // One that never answered counts as active at first, and a short log is soon nearly matched.
             let caught_up = |member: &Progress| {
                 member.id == id

@@ -1,6 +1,7 @@
 //! Who may speak to whom: decided by one message before any other.
 
 use std::collections::BTreeSet;
+use thalweg_core::metadata::FeatureLevels;
 use thalweg_core::{ClusterId, ErrorCode, NodeId};
 use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1::RaftHello;
@@ -86,6 +87,14 @@ pub fn check(
     Ok(())
 }
 
+/// The feature levels that a caller supports.
+///
+/// Errors: `INVALID_REQUEST` when they are no range.
+pub fn levels(hello: &RaftHello) -> Result<FeatureLevels, ApiError> {
+    let said = FeatureLevels::said(hello.min_feature_level, hello.max_feature_level);
+    said.ok_or_else(|| ApiError::invalid("min_feature_level", "the feature levels are no range"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +108,7 @@ mod tests {
             to,
             founding_voters: voters.iter().map(voter).collect(),
             endpoint: "c2:1".into(),
+            ..RaftHello::default()
         }
     }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+use thalweg_core::metadata::FeatureLevels;
 use thalweg_core::{ErrorCode, NodeId};
 use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1::deliver_request::Kind;
@@ -161,7 +162,10 @@ impl Task {
     }
 
     fn refused(&self, refusal: &ApiError) {
-        let serious = matches!(refusal.code, ErrorCode::InconsistentClusterId | ErrorCode::InvalidVoters);
+        let serious = matches!(
+            refusal.code,
+            ErrorCode::InconsistentClusterId | ErrorCode::InvalidVoters | ErrorCode::IncompatibleFeatureLevel
+        );
         if serious && self.links.note_refusal(self.to, Some(refusal.message.clone())) {
             tracing::error!(
                 peer = %self.to, code = %refusal.code, reason = %refusal.message,
@@ -182,6 +186,8 @@ impl Task {
             to: self.to.get(),
             founding_voters: links.founding.ids().map(voter).collect(),
             endpoint: links.peers.own().to_string(),
+            min_feature_level: FeatureLevels::OURS.min.into(),
+            max_feature_level: FeatureLevels::OURS.max.into(),
         }
     }
 

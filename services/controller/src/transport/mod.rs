@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use thalweg_core::NodeId;
+use thalweg_core::metadata::FeatureLevels;
 use thalweg_core::metadata::limits::MAX_CONTROLLERS;
 use thalweg_raft::{MessageClass, RaftHandle, Transport};
 use thalweg_runtime::Dialer;
@@ -71,6 +72,14 @@ impl Links {
         self.raft.get_or_init(|| raft);
     }
 
+    /// Whether a peer can read the log: all can that speak, until the feature level is raised; then those that have said so. An older
+    /// one would pass over what it cannot read, and go on with other metadata than the rest. It says so when it answers a heartbeat.
+    fn may_read(&self, peer: NodeId) -> bool {
+        let level = self.published.image().feature_level();
+        level <= FeatureLevels::UNSAID.max
+            || self.peers.levels(peer).is_some_and(|levels| levels.contain(level))
+    }
+
     /// Notes a refusal; gives whether it is news.
     fn note_refusal(&self, peer: NodeId, why: Option<String>) -> bool {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,6 +107,13 @@ impl GrpcTransport {
 impl Transport for GrpcTransport {
     fn send(&self, to: NodeId, class: MessageClass, message: Bytes) {
         let Some(links) = self.links.upgrade() else { return };
+        if class != MessageClass::Control && !links.may_read(to) {
+            tracing::debug!(%to, ?class, "raft message kept back: what the peer supports is not known, or too little");
+            if let Some(raft) = links.raft.get().filter(|_| class == MessageClass::Snapshot) {
+                raft.report_snapshot_failed(to);
+            }
+            return;
+        }
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (to, class as u8);
         if !lanes.contains_key(&key) {

@@ -1,6 +1,8 @@
 //! The far end of a lane: checks who speaks, puts pieces together, and gives messages to the node.
 
 use super::{CHUNK_BYTES, Links, hello};
+use crate::peers::PeerStream;
+use crate::quorum::refused;
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,26 +29,38 @@ impl Receiver {
         Receiver { links, shutdown, unfinished: Arc::default() }
     }
 
-    fn admit(&self, hello: &RaftHello) -> Result<(), ApiError> {
+    /// Gives what is to be held as long as the stream is open.
+    fn admit(&self, hello: &RaftHello) -> Result<Option<PeerStream>, ApiError> {
         let links = &self.links;
         let from = NodeId(hello.from);
         let cluster_id = links.published.cluster_id();
         let votes = links.raft.get().is_some_and(|raft| raft.status().borrow().voters.contains(&from));
         let noted_voter = votes && links.peers.has_been_noted(from);
         let node_id = links.peers.node_id();
-        if let Err(refusal) = hello::check(node_id, cluster_id, &links.founding, hello, noted_voter) {
-            if links.note_refusal(from, Some(refusal.message.clone())) {
-                tracing::error!(peer = %from, code = %refusal.code, reason = %refusal.message, "controller refused");
+        let levels = hello::levels(hello)?;
+        let level = links.published.image().feature_level();
+        let checked = hello::check(node_id, cluster_id, &links.founding, hello, noted_voter);
+        let who = format!("controller {from}");
+        let checked = checked.and_then(|()| {
+            // Noted of one that is refused for its level, too: nothing that it cannot read is sent to it.
+            let hear = |endpoint| links.peers.hear(from, endpoint, !hello.cluster_id.is_empty(), levels);
+            let stream = hello.endpoint.parse().ok().map(hear);
+            levels.admit(&who, level).map_err(refused)?;
+            Ok(stream)
+        });
+        let stream = match checked {
+            Ok(stream) => stream,
+            Err(refusal) => {
+                if links.note_refusal(from, Some(refusal.message.clone())) {
+                    tracing::error!(peer = %from, code = %refusal.code, reason = %refusal.message, "controller refused");
+                }
+                return Err(refusal);
             }
-            return Err(refusal);
-        }
+        };
         if links.note_refusal(from, None) {
             tracing::info!(peer = %from, "controller accepted");
         }
-        if let Ok(endpoint) = hello.endpoint.parse() {
-            links.peers.hear(from, endpoint, !hello.cluster_id.is_empty());
-        }
-        Ok(())
+        Ok(stream)
     }
 }
 
@@ -57,7 +71,7 @@ impl RaftService for Receiver {
         request: Request<Streaming<DeliverRequest>>,
     ) -> Result<Response<DeliverResponse>, Status> {
         let mut inbound = request.into_inner();
-        let mut introduced = false;
+        let mut introduced = None;
         let mut assembly = Assembly::new(Arc::clone(&self.unfinished));
         loop {
             let next = tokio::select! {
@@ -68,10 +82,9 @@ impl RaftService for Receiver {
                 next = inbound.message() => next?,
             };
             let Some(request) = next else { return Ok(Response::new(DeliverResponse {})) };
-            let message = match (request.kind, introduced) {
+            let message = match (request.kind, introduced.is_some()) {
                 (Some(Kind::Hello(hello)), false) => {
-                    self.admit(&hello)?;
-                    introduced = true;
+                    introduced = Some(self.admit(&hello)?);
                     continue;
                 }
                 (Some(Kind::Message(message)), true) if assembly.is_empty() => message,

@@ -49,6 +49,7 @@ impl Running {
             endpoint: "127.0.0.1:9292".into(),
             internal_endpoint: "127.0.0.1:9293".into(),
             log_directory_ids: vec!["dir".into()],
+            feature_levels: Some(wire::FeatureLevels::OURS),
             ..Default::default()
         };
         let registered = loop {
@@ -66,6 +67,7 @@ impl Running {
             broker_epoch: registered.broker_epoch,
             metadata_version: registered.metadata_version,
             want_shutdown: false,
+            feature_levels: Some(wire::FeatureLevels::OURS),
         };
         assert!(!self.internal.broker_heartbeat(heartbeat).await.unwrap().into_inner().fenced);
         registered.broker_epoch

@@ -32,6 +32,7 @@ fn registration(coordinator: i32, incarnation: u8) -> wire::RegisterCoordinatorR
         coordinator_id: coordinator,
         incarnation_id: vec![incarnation; 16].into(),
         endpoint: format!("127.0.0.1:{}", 9700 + coordinator),
+        feature_levels: Some(wire::FeatureLevels::OURS),
         ..Default::default()
     }
 }
@@ -55,6 +56,7 @@ fn sign(coordinator: i32, epoch: i64) -> wire::CoordinatorSessionRequest {
         coordinator_id: coordinator,
         coordinator_epoch: epoch,
         want_shutdown: false,
+        feature_levels: Some(wire::FeatureLevels::OURS),
     }
 }
 
@@ -136,7 +138,7 @@ async fn shards_follow_whoever_comes_goes_and_breaks() {
     // 5 is killed.
     drop(sessions.remove(0));
     until_shards(&group, [5, 6, 7], [0, 3, 3]).await;
-    // 6 stops: it may when it has nothing left, and its end is no evidence.
+    // 6 stops: it may when it has nothing left, and is forgotten then.
     let goodbye = wire::CoordinatorSessionRequest { want_shutdown: true, ..sign(6, epochs[1]) };
     let mut answer = sessions[0].beat(goodbye).await.unwrap();
     while !answer.may_shutdown {
@@ -146,8 +148,8 @@ async fn shards_follow_whoever_comes_goes_and_breaks() {
     drop(sessions.remove(0));
     tokio::time::sleep(Duration::from_secs(1)).await;
     let image = group.image(leader).await.unwrap();
-    let fenced = [5, 6, 7].map(|id| image.coordinator(CoordinatorId(id)).unwrap().fenced);
-    assert_eq!(fenced, [true, false, false]);
+    let fenced = [5, 6, 7].map(|id| image.coordinator(CoordinatorId(id)).map(|it| it.fenced));
+    assert_eq!(fenced, [Some(true), None, Some(false)], "killed, gone with a goodbye, alive");
     // 5 comes back.
     let back = register(&group, follower, 5, 2).await;
     assert!(back > epochs[0]);
@@ -314,4 +316,48 @@ async fn the_clusters_own_topic_waits_for_brokers_and_is_kept_from_users() {
     // What it has to do with brokers goes on as ever.
     assert!(!group.internal(1).broker_heartbeat(heartbeat(0, first)).await.unwrap().into_inner().fenced);
     drop(session);
+}
+
+/// Whether the leader's image has that coordinator.
+async fn knows(group: &Group, by: u64, coordinator: i32) -> bool {
+    group.image(by).await.unwrap().coordinator(CoordinatorId(coordinator)).is_some()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_left_or_is_long_gone_is_forgotten() {
+    let group = Group::start_tuned(&[1], |config| {
+        tuned(config);
+        config.coordinator_forget_after = Duration::from_secs(3600);
+    })
+    .await;
+    group.leader().await;
+    group.register(1, 0).await;
+    let stays = register(&group, 1, 0, 1).await;
+    let _session = alive(&group, 1, 0, stays).await;
+    let leaves = register(&group, 1, 1, 1).await;
+    let mut leaving = alive(&group, 1, 1, leaves).await;
+    let lost = register(&group, 1, 2, 1).await;
+    let losing = alive(&group, 1, 2, lost).await;
+    until_shards(&group, [0, 1, 2], [2, 2, 2]).await;
+    let remove = |id| v1::UnregisterCoordinatorRequest { coordinator_id: id };
+    for alive in [0, 1] {
+        let refused = group.admin(1).unregister_coordinator(remove(alive)).await.unwrap_err();
+        assert_eq!(code(&refused), ErrorCode::PolicyViolation, "{refused}");
+    }
+    let refused = group.admin(1).unregister_coordinator(remove(9)).await.unwrap_err();
+    assert_eq!(code(&refused), ErrorCode::InvalidRequest);
+
+    // It asks to stop, is let go, and is gone.
+    let goodbye = wire::CoordinatorSessionRequest { want_shutdown: true, ..sign(1, leaves) };
+    let answer = leaving.beat(goodbye).await.unwrap();
+    assert!(answer.may_shutdown);
+    assert!(knows(&group, 1, 1).await, "its process is still there");
+    drop(leaving);
+    until("the goodbye", || async { (!knows(&group, 1, 1).await).then_some(()) }).await;
+    // One that is lost is remembered, until somebody says that it does not come back.
+    drop(losing);
+    until_shards(&group, [0], [6]).await;
+    assert!(knows(&group, 1, 2).await);
+    group.admin(1).unregister_coordinator(remove(2)).await.unwrap();
+    assert!(!knows(&group, 1, 2).await);
 }

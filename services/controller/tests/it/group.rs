@@ -368,6 +368,7 @@ impl Group {
             endpoint: format!("127.0.0.1:{}", 9000 + broker),
             internal_endpoint: format!("127.0.0.1:{}", 9500 + broker),
             log_directory_ids: vec![format!("dir-{broker}")],
+            feature_levels: Some(wire::FeatureLevels::OURS),
             ..Default::default()
         };
         let registered = until("the registration", || async {
@@ -444,5 +445,6 @@ pub fn heartbeat(broker: i32, epoch: i64) -> wire::BrokerHeartbeatRequest {
         broker_epoch: epoch,
         metadata_version: u64::MAX / 2,
         want_shutdown: false,
+        feature_levels: Some(wire::FeatureLevels::OURS),
     }
 }

@@ -4,6 +4,7 @@
 mod alone;
 mod coordinators;
 mod duties;
+mod features;
 mod group;
 mod members;
 mod seams;

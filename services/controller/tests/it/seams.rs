@@ -49,6 +49,7 @@ async fn a_group_in_memory_on_one_thread_comes_back_from_its_disks() {
                         endpoint: "b:1".into(),
                         internal_endpoint: "b:2".into(),
                         log_directory_ids: vec!["dir".into()],
+                        feature_levels: Some(wire::FeatureLevels::OURS),
                         ..Default::default()
                     };
                     client.register_broker(request).await.ok().map(|answer| answer.into_inner().cluster_id)
@@ -56,7 +57,7 @@ async fn a_group_in_memory_on_one_thread_comes_back_from_its_disks() {
             })
             .await;
             clusters.push(cluster);
-            client.describe_quorum(wire::DescribeQuorumRequest {}).await.unwrap();
+            client.describe_quorum(wire::DescribeQuorumRequest::default()).await.unwrap();
         }
         controllers.iter().for_each(|(_, shutdown)| shutdown.trigger());
         for (controller, _) in controllers {

@@ -29,6 +29,8 @@ async fn strangers_and_rubbish_are_refused() {
             to,
             founding_voters: voters.iter().map(voter).collect(),
             endpoint: "127.0.0.1:1".into(),
+            min_feature_level: 1,
+            max_feature_level: 2,
         })
     };
     let good = || hello(&ours, 9, 1, &[]);

@@ -116,8 +116,12 @@ async fn everyone_knows_the_leader_and_where_all_are() {
     let leader = group.leader().await;
     group.followers().await;
     for id in ALL {
-        let quorum =
-            group.internal(id).describe_quorum(wire::DescribeQuorumRequest {}).await.unwrap().into_inner();
+        let quorum = group
+            .internal(id)
+            .describe_quorum(wire::DescribeQuorumRequest::default())
+            .await
+            .unwrap()
+            .into_inner();
         assert_eq!((quorum.node_id, quorum.leader_id, quorum.voters), (id, leader, ALL.to_vec()));
         assert_eq!(quorum.leader_endpoint, group.address(leader));
     }

@@ -49,7 +49,8 @@ pub async fn load(node: &Node, at: &TopicPartition, marker: Offset) -> Shard {
         match fill(node, at, marker, &mut shard).await {
             Ok(read) => {
                 let took = begun.elapsed();
-                tracing::debug!(shard = %at, records = read.records, bytes = read.bytes, ?took, "shard loaded");
+                node.tally.loads.record(took);
+                tracing::debug!(shard = %at, records = read.records, bytes = read.bytes, duration = ?took, "shard loaded");
                 return shard;
             }
             Err(damage) => {

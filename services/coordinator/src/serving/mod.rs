@@ -6,6 +6,7 @@
 
 mod early;
 mod load;
+mod renew;
 mod task;
 mod waiting;
 mod write;

@@ -2,6 +2,7 @@
 
 use super::early::Early;
 use super::load::load;
+use super::renew::renew;
 use super::waiting::Waiting;
 use super::write::{Encoded, Times, WriteError, Writer};
 use super::{Call, Message};
@@ -53,7 +54,8 @@ pub async fn serve(node: Arc<Node>, lease: Lease) {
     };
     let writer = Writer::new(Arc::clone(&node.leaders), at.clone(), lease, times);
     let topics = node.topics.subscribe();
-    let mut task = Task { node, at, lease, inbox, over, writer, topics, waiting: Waiting::default() };
+    let (waiting, born) = (Waiting::default(), Instant::now());
+    let mut task = Task { node, at, lease, inbox, over, writer, topics, waiting, born };
     let ended = match task.take_over().await {
         Ok((shard, early)) => task.run(shard, early).await,
         Err(ended) => ended,
@@ -78,6 +80,7 @@ struct Task {
     writer: Writer,
     topics: watch::Receiver<Arc<ClusterTopics>>,
     waiting: Waiting,
+    born: Instant,
 }
 
 /// A shard that is loaded.
@@ -260,6 +263,7 @@ impl Task {
 
     /// Hands records to the writer, and answers to their callers.
     fn pass_on(&mut self, serving: &mut Serving) {
+        self.node.tally.count(std::mem::take(&mut serving.out.counts));
         let doubtful = self.node.membership.may_be_fenced(self.node.config.intervals.session);
         for (id, reply) in std::mem::take(&mut serving.out.replies) {
             if doubtful || needs_proof(&reply) {
@@ -292,6 +296,9 @@ impl Task {
 
     fn answer(&mut self, replies: &mut Vec<Told>) {
         for (id, reply) in replies.drain(..) {
+            if let Err(refusal) = &reply {
+                self.node.tally.refused(refusal.code);
+            }
             // One whose time was over was refused.
             if let Some(answer) = self.waiting.take(id) {
                 answer.give(reply.map_err(|refusal| refused(&refusal)));
@@ -313,6 +320,7 @@ impl Task {
 
     async fn end(mut self, ended: Ended) {
         self.node.shards.close(self.at.partition, self.lease.epoch);
+        let mut lost = false;
         match ended {
             Ended::Over(serving) => {
                 tracing::debug!(shard = %self.at, epoch = %self.lease.epoch, "the shard's lease is over");
@@ -327,9 +335,9 @@ impl Task {
             Ended::Write(WriteError::Lost(error)) => {
                 tracing::error!(
                     shard = %self.at, epoch = %self.lease.epoch, %error,
-                    "a write was refused; beginning anew, so that every shard is loaded again"
+                    "a write was refused; the shard is loaded again, under a new lease"
                 );
-                self.node.membership.begin_anew();
+                lost = true;
             }
         }
         let moved = not_here(&self.node, &self.at);
@@ -339,6 +347,9 @@ impl Task {
             if let Message::Calls(calls) = message {
                 calls.into_iter().for_each(|call| call.answer.give(Err(moved.clone())));
             }
+        }
+        if lost {
+            renew(&self.node, &self.at, &self.lease, &self.over, self.born).await;
         }
     }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use thalweg_core::batch::{BatchBuilder, HEADER_LEN, ProducerStamp};
 use thalweg_core::compression::Compression;
 use thalweg_core::metadata::ShardLease;
+use thalweg_core::planted::{Bug, planted};
 use thalweg_core::{ErrorCode, Offset, Retriable, Sequence, Timestamp, TopicPartition};
 use thalweg_proto::v1::produce_stream_ack::Outcome;
 use thalweg_proto::v1::produce_stream_response::Event;
@@ -154,11 +155,15 @@ impl Writer {
 
     fn push(&mut self, batch: BatchBuilder, is_last: bool) {
         let count = batch.record_count();
-        let stamp = ProducerStamp {
-            producer_id: self.lease.producer_id,
-            producer_epoch: self.lease.producer_epoch,
-            base_sequence: self.sequence,
-            transactional: false,
+        let stamp = if planted(Bug::UnfencedOwner) {
+            ProducerStamp::NONE
+        } else {
+            ProducerStamp {
+                producer_id: self.lease.producer_id,
+                producer_epoch: self.lease.producer_epoch,
+                base_sequence: self.sequence,
+                transactional: false,
+            }
         };
         self.sequence = self.sequence.advance(count);
         let number = self.number;
@@ -313,7 +318,11 @@ fn send(open: &mut Open, pending: &mut VecDeque<Pending>, at: &TopicPartition, a
             routing: v1::Routing::LeaderOnly as i32,
             ..Default::default()
         };
-        let request = v1::ProduceStreamRequest { correlation_id: pending.number, produce: Some(produce) };
+        let request = v1::ProduceStreamRequest {
+            correlation_id: pending.number,
+            produce: Some(produce),
+            ..Default::default()
+        };
         // The transport has not taken the former ones yet; or the stream is over, which its answers tell.
         if open.requests.try_send(request).is_err() {
             return;

@@ -122,6 +122,7 @@ impl Shard {
             member_epoch: answer.epoch.0,
             assignment: None,
             heartbeat_interval_ms: super::step::millis(self.config.heartbeat_interval),
+            assignment_step: None,
         });
         let after = self.last_write(group);
         self.answers.give(after, Answer { call, reply: Ok(reply), member: None }, out);

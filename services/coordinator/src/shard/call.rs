@@ -99,4 +99,15 @@ pub struct Output {
     pub writes: Vec<(WriteId, Vec<GroupRecord>)>,
     /// Answers.
     pub replies: Vec<(CallId, Result<Reply, Refusal>)>,
+    /// For metrics; to be taken by the caller.
+    pub counts: Counts,
+}
+
+/// What happened to groups, counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Assignments that were computed.
+    pub rebalances: u64,
+    /// Members that were put out because their time was over.
+    pub expired_members: u64,
 }

@@ -34,7 +34,7 @@ mod timers;
 mod topics;
 mod wire;
 
-pub use call::{CallId, Now, Output, ShardCall, WriteId};
+pub use call::{CallId, Counts, Now, Output, ShardCall, WriteId};
 pub use config::GroupConfig;
 pub use size::record_bytes;
 pub use topics::{ClusterTopics, ImageTopics, Patterns};

@@ -130,8 +130,12 @@ impl Shard {
         let assignment = whole
             .then(|| v1::AssignedPartitions { topics: wire::by_topic(member.current.owned.keys(), topics) });
         let member_epoch = member.current.epoch.0;
-        let reply =
-            Reply::Heartbeat(v1::HeartbeatResponse { member_epoch, assignment, heartbeat_interval_ms });
+        let reply = Reply::Heartbeat(v1::HeartbeatResponse {
+            member_epoch,
+            assignment,
+            heartbeat_interval_ms,
+            assignment_step: whole.then_some(member.current.step),
+        });
         let answer = Answer { call, reply: Ok(reply), member: Some((group.clone(), id.clone())) };
         let waits = self.answers.give(entry.last_write, answer, out);
         self.with_presence(group, id, |presence, member| {

@@ -63,15 +63,17 @@ impl Shard {
         }
         // All whose time is over at once: one bump, one write a group.
         for (id, members) in gone {
+            out.counts.expired_members += members.len() as u64;
             let changes = self.group(&id).without(&members, now.wall);
             self.apply(&id, changes, topics, now, out);
         }
         for id in assign {
             let changes = self.group(&id).assign(topics, |topic| topics.spec(topic));
             if let Err(refusal) = self.check_size(&id, &changes, topics) {
-                tracing::error!(group = %id, problem = refusal.message, "the group stays as it was assigned before");
+                tracing::error!(group = %id, reason = refusal.message, "the group stays as it was assigned before");
                 continue;
             }
+            out.counts.rebalances += u64::from(!changes.is_empty());
             self.apply(&id, changes, topics, now, out);
         }
     }

@@ -9,7 +9,7 @@ use thalweg_core::group::assignor::TopicIdPartition;
 use thalweg_core::group::heartbeat::MAX_TOPICS;
 use thalweg_core::group::state::Partitions;
 use thalweg_core::group::{
-    CommittedOffset, Committer, GroupId, GroupState, Heartbeat, InstanceId, MemberEpoch, MemberId,
+    Attempt, CommittedOffset, Committer, GroupId, GroupState, Heartbeat, InstanceId, MemberEpoch, MemberId,
     Subscription,
 };
 use thalweg_core::metadata::command::Refusal;
@@ -79,6 +79,8 @@ pub(super) fn heartbeat(
         instance: instance_id(&request.instance_id)?,
         subscription: request.subscription.map(subscription).transpose()?,
         has: request.has.map(|has| partitions(&has.topics, config.max_named)).transpose()?,
+        heard: request.heard_step,
+        attempt: request.join_life.zip(request.join_attempt).map(|(life, number)| Attempt { life, number }),
         client_id: request.client_id.into(),
         host,
         session_timeout,

@@ -8,9 +8,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use thalweg_core::batch::{BatchBuilder, ProducerStamp};
 use thalweg_core::compression::Compression;
-use thalweg_core::group::{LEASE_MARKER, lease_marker};
+use thalweg_core::group::{GroupId, LEASE_MARKER, lease_marker, shard_of};
 use thalweg_core::metadata::ShardLease;
-use thalweg_core::{CoordinatorId, ErrorCode, Sequence, Timestamp};
+use thalweg_core::metadata::image::FEATURE_LEVEL;
+use thalweg_core::{CoordinatorId, ErrorCode, LeaseEpoch, Sequence, Timestamp};
 
 /// Writes the first record of another owner.
 pub fn write_marker(fake: &Fake, lease: &ShardLease) {
@@ -134,18 +135,37 @@ async fn another_owner_in_the_log_ends_the_shard_here() {
     assert_eq!(peer.committed("g").await, Err(ErrorCode::NotCoordinator), "and stays so");
 }
 
-#[tokio::test]
-async fn when_memory_and_log_may_differ_the_log_is_read_again() {
-    let (fake, running, mut peer) = one_shard().await;
+/// Refuses a write of the one shard of two that serves "g", and gives the lease epochs of both before and after.
+async fn lose_a_write(level: u16) -> [(LeaseEpoch, LeaseEpoch); 2] {
+    let fake = Fake::start_at_level(level, 2).await;
+    fake.create("t", 1, false);
+    let running = Running::serving(&fake, 1, 2).await;
+    let mut peer = running.peer().await;
     peer.commit("g", 5).await.unwrap();
-    let before = fake.lease(0).epoch;
+    let shard = shard_of(&GroupId::new("g").unwrap(), 2).get();
+    let (before, other) = (fake.lease(shard).epoch, fake.lease(1 - shard).epoch);
+    let written = fake.batches(shard);
     fake.refusals.lock().unwrap().push_back(ErrorCode::OutOfOrderSequence);
     assert_eq!(peer.commit("g", 6).await, Err(ErrorCode::NotCoordinator));
-    until(|| fake.lease(0).epoch > before).await;
-    until(|| fake.batches(0) == 3).await;
-    running.serves(1).await;
+    until(|| fake.lease(shard).epoch > before).await;
+    until(|| fake.batches(shard) > written).await;
+    running.serves(2).await;
     assert_eq!(peer.committed("g").await, Ok(Some(5)), "what was refused did not happen");
     peer.commit("g", 7).await.unwrap();
+    [(before, fake.lease(shard).epoch), (other, fake.lease(1 - shard).epoch)]
+}
+
+#[tokio::test]
+async fn when_memory_and_log_may_differ_the_log_of_that_shard_alone_is_read_again() {
+    let [(before, after), (other_before, other_after)] = lose_a_write(FEATURE_LEVEL).await;
+    assert_eq!(after.get(), before.get() + 1);
+    assert_eq!(other_before, other_after, "the other shard goes on");
+}
+
+#[tokio::test]
+async fn before_the_feature_level_is_there_every_shard_is_read_again() {
+    let [(before, after), (other_before, other_after)] = lose_a_write(1).await;
+    assert!(after > before && other_after > other_before);
 }
 
 #[tokio::test]

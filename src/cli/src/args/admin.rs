@@ -34,11 +34,46 @@ A controller whose disk was lost is removed and comes back under a new id.")]
         #[arg(value_name = "ID@HOST:PORT")]
         voter: Voter,
     },
+    /// Show the feature level in force and which levels each process supports, or raise it
+    #[command(after_help = "Examples:
+  thalweg cluster features
+  thalweg cluster features upgrade --dry-run      would it be taken?
+  thalweg cluster features upgrade                when every process runs the new version
+
+A level is never lowered: a program that does not know it can no longer be part of the cluster.")]
+    Features {
+        #[command(subcommand)]
+        command: Option<FeaturesCommand>,
+    },
+    /// Forget a coordinator that is gone for good
+    #[command(after_help = "Example:
+  thalweg cluster remove-coordinator 3
+
+One that was stopped on request is forgotten at once, and one that is gone for ten minutes too (the controllers'
+--coordinator-forget-after). One that is alive is not forgotten: stop it.")]
+    RemoveCoordinator {
+        /// The coordinator
+        #[arg(value_name = "ID", value_parser = clap::value_parser!(i32).range(0..))]
+        id: i32,
+    },
     /// Remove a controller from the group; its id is never used again
     RemoveVoter {
         /// The controller
         #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
         id: u64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FeaturesCommand {
+    /// Raise the level, for ever; refused while a process is too old
+    Upgrade {
+        /// The level [default: the newest that the leading controller knows]
+        #[arg(long, env = "THALWEG_FEATURE_LEVEL", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+        level: Option<u16>,
+        /// Check only; change nothing
+        #[arg(long, env = "THALWEG_DRY_RUN", value_parser = FalseyValueParser::new())]
+        dry_run: bool,
     },
 }
 

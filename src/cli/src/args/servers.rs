@@ -1,7 +1,8 @@
-//! The flags of what runs until it is told to stop: `dev`, `controller`, `broker`, `coordinator`. Each can stand in a settings file too.
+//! The flags of what runs until it is told to stop: `dev`, `controller`, `broker`, `coordinator` (and `operator`, beside this). Each can stand in a settings file too.
 
 use super::OutputFormat;
 use super::admin::BrokerCommand;
+use super::cleaner::CleanerArgs;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use thalweg_controller::Voter;
 use thalweg_runtime::config::{HostPort, parse_bytes, parse_duration};
 
 /// The commands that read a settings file, and where it is named on their command line.
-pub const WITH_SETTINGS_FILE: [&str; 4] = ["dev", "controller", "broker", "coordinator"];
+pub const WITH_SETTINGS_FILE: [&str; 5] = ["dev", "controller", "broker", "coordinator", "operator"];
 /// The id of the argument that names the settings file.
 pub const SETTINGS_FILE: &str = "settings_file";
 
@@ -65,6 +66,8 @@ pub struct DevArgs {
     /// Coordinators of consumer groups
     #[arg(long, env = "THALWEG_DEV_COORDINATORS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=MAX_DEV_NODES))]
     pub coordinators: u16,
+    #[command(flatten)]
+    pub cleaner: CleanerArgs,
 }
 
 /// `thalweg coordinator`.
@@ -150,6 +153,9 @@ pub struct ControllerArgs {
     /// A coordinator that is silent for so long is held for gone
     #[arg(long, env = "THALWEG_COORDINATOR_SESSION", value_name = "TIME", default_value = "6s", value_parser = parse_duration)]
     pub coordinator_session: Duration,
+    /// A coordinator that has been gone for so long is forgotten: it keeps nothing of its own; 0s: never
+    #[arg(long, env = "THALWEG_COORDINATOR_FORGET_AFTER", value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
+    pub coordinator_forget_after: Duration,
     /// Partitions of the topic that keeps consumer groups, from when it is created
     #[arg(long, env = "THALWEG_OFFSETS_TOPIC_PARTITIONS", value_name = "N", default_value_t = controller::OFFSETS_TOPIC_PARTITIONS, value_parser = clap::value_parser!(i32).range(1..=10_000))]
     pub offsets_topic_partitions: i32,
@@ -236,4 +242,6 @@ pub struct BrokerArgs {
     /// How often it tells the controllers that it lives
     #[arg(long, env = "THALWEG_HEARTBEAT_INTERVAL", value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
     pub heartbeat_interval: Duration,
+    #[command(flatten)]
+    pub cleaner: CleanerArgs,
 }

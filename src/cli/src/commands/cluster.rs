@@ -1,5 +1,7 @@
 //! `thalweg cluster`.
 
+mod features;
+
 use super::broker::{known_json, state};
 use super::{connect, refused};
 use crate::args::{ClusterArgs, ClusterCommand, Global, OutputFormat};
@@ -24,6 +26,14 @@ pub async fn run(global: &Global, args: ClusterArgs) -> Result<(), CliError> {
             let added = admin.add_voter(voter.id.get(), &voter.endpoint.to_string()).await;
             let voters = added.map_err(|error| refused(error, None))?;
             tell_voters(global, &format!("controller {} votes", voter.id), &voters)
+        }
+        ClusterCommand::Features { command } => features::run(global, &admin, command).await,
+        ClusterCommand::RemoveCoordinator { id } => {
+            admin.unregister_coordinator(id).await.map_err(|error| refused(error, None))?;
+            match global.output {
+                OutputFormat::Text => print_line(&format!("coordinator {id} is forgotten")),
+                OutputFormat::Json => print_json(&json!({"id": id, "unregistered": true})),
+            }
         }
         ClusterCommand::RemoveVoter { id } => {
             let voters = admin.remove_voter(id).await.map_err(|error| refused(error, None))?;
@@ -89,9 +99,17 @@ fn complaints(cluster: &proto::DescribeClusterResponse) -> Vec<String> {
     complaints.extend(gone.map(|broker| format!("broker {} at {} is gone", broker.id, broker.endpoint)));
     let lost = cluster.coordinators.iter().filter(|coordinator| coordinator.fenced);
     let nobody = !cluster.coordinators.is_empty() && !cluster.coordinators.iter().any(serves);
-    complaints.extend(lost.map(|one| format!("coordinator {} at {} is gone", one.id, one.endpoint)));
+    complaints.extend(lost.map(|one| {
+        format!(
+            "coordinator {} at {} is gone; if it is gone for good: thalweg cluster remove-coordinator {}",
+            one.id, one.endpoint, one.id
+        )
+    }));
     if nobody {
         complaints.push("no coordinator is left: consumer groups stand still".to_owned());
+    }
+    if let Some(wait) = &cluster.groups_wait {
+        complaints.push(awaited(wait));
     }
     if cluster.offline_partitions > 0 {
         complaints.push(format!("{} partitions have no leader", cluster.offline_partitions));
@@ -103,6 +121,14 @@ fn complaints(cluster: &proto::DescribeClusterResponse) -> Vec<String> {
         ));
     }
     complaints
+}
+
+/// What keeps groups from being served.
+fn awaited(wait: &proto::GroupsWait) -> String {
+    let (needed, brokers) = (wait.needed_brokers, wait.brokers);
+    format!(
+        "consumer groups wait for brokers: __consumer_offsets needs {needed} that can hold a replica, and there are {brokers}"
+    )
 }
 
 fn serves(coordinator: &proto::Coordinator) -> bool {
@@ -158,6 +184,7 @@ fn cluster_text(cluster: &proto::DescribeClusterResponse) -> String {
             coordinator.shard_count
         ));
     }
+    lines.extend(cluster.groups_wait.iter().map(|wait| format!("\tWaiting: {}", awaited(wait))));
     lines.join("\n")
 }
 
@@ -196,6 +223,10 @@ fn cluster_json(cluster: &proto::DescribeClusterResponse) -> Value {
         "partitions": cluster.partition_count,
         "under_replicated_partitions": cluster.under_replicated_partitions,
         "offline_partitions": cluster.offline_partitions,
+        "groups_wait": cluster.groups_wait.as_ref().map(|wait| json!({
+            "brokers": wait.brokers,
+            "needed_brokers": wait.needed_brokers,
+        })),
     })
 }
 
@@ -218,9 +249,16 @@ mod tests {
         cluster.offline_partitions = 2;
         cluster.under_replicated_partitions = 3;
         cluster.coordinators = vec![proto::Coordinator { id: 9, fenced: true, ..Default::default() }];
+        cluster.groups_wait = Some(proto::GroupsWait { brokers: 1, needed_brokers: 3 });
         let told = complaints(&cluster);
-        assert_eq!(told.len(), 6, "{told:?}");
-        assert!(told[1].contains("broker 1") && told[4].contains('2') && told[5].contains('3'), "{told:?}");
+        assert_eq!(told.len(), 7, "{told:?}");
+        assert!(told[1].contains("broker 1") && told[5].contains('2') && told[6].contains('3'), "{told:?}");
+        let text = "__consumer_offsets needs 3 that can hold a replica, and there are 1";
+        assert!(told[4].contains(text) && cluster_text(&cluster).contains(text), "{told:?}");
+        assert_eq!(cluster_json(&cluster)["groups_wait"], json!({"brokers": 1, "needed_brokers": 3}));
+        cluster.groups_wait = None;
+        assert_eq!(cluster_json(&cluster)["groups_wait"], Value::Null);
+        assert!(!cluster_text(&cluster).contains("Waiting"));
         assert!(told[2].contains("coordinator 9") && told[3].contains("groups stand still"), "{told:?}");
     }
 }

@@ -5,12 +5,13 @@ mod member;
 mod offsets;
 mod printer;
 
-use super::{connect, refused};
+use super::{callers_span, connect, refused};
 use crate::args::{ConsumeArgs, Formatter, Global};
 use crate::error::CliError;
 use printer::Printer;
 use std::time::Duration;
 use thalweg_client::Client;
+use thalweg_client::trace::opentelemetry::trace::FutureExt;
 use thalweg_core::group::OFFSETS_TOPIC;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,6 +34,10 @@ impl ConsumeArgs {
 
 /// Runs the command.
 pub async fn run(global: &Global, args: ConsumeArgs) -> Result<(), CliError> {
+    consume(global, args).with_context(callers_span()).await
+}
+
+async fn consume(global: &Global, args: ConsumeArgs) -> Result<(), CliError> {
     let client = connect(global).await?;
     for topic in &args.topics {
         check_topic(&client, topic, &args).await?;

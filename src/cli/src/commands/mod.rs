@@ -14,6 +14,8 @@ pub mod topic;
 
 use crate::args::Global;
 use crate::error::CliError;
+use thalweg_client::trace::opentelemetry::Context;
+use thalweg_client::trace::{parse, remote};
 use thalweg_client::{Client, ClientConfig, ClientError};
 
 /// Connects to the brokers that `--bootstrap` names.
@@ -40,4 +42,10 @@ pub fn refused(error: ClientError, topic: Option<&str>) -> CliError {
         Some(hint) => failed.with_hint(hint),
         None => failed,
     }
+}
+
+/// The span in which this program was started, as `TRACEPARENT` and `TRACESTATE` say. What is malformed is none.
+fn callers_span() -> Context {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    parse(&variable("TRACEPARENT"), &variable("TRACESTATE")).map_or_else(Context::new, remote)
 }

@@ -1,6 +1,6 @@
 //! `thalweg produce`: a record for each line.
 
-use super::{connect, refused};
+use super::{callers_span, connect, refused};
 use crate::args::{Global, OutputFormat, ProduceArgs};
 use crate::error::CliError;
 use crate::lines::LineCutter;
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use thalweg_client::trace::opentelemetry::trace::FutureExt;
 use thalweg_client::{DeliveryError, Header, Producer, ProducerConfig, ProducerRecord, RecordMetadata};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -23,6 +24,10 @@ const PRINT_QUEUE: usize = 64 * 1024;
 
 /// Runs the command.
 pub async fn run(global: &Global, args: ProduceArgs) -> Result<(), CliError> {
+    produce(global, args).with_context(callers_span()).await
+}
+
+async fn produce(global: &Global, args: ProduceArgs) -> Result<(), CliError> {
     let client = connect(global).await?;
     let config = ProducerConfig {
         acks: args.acks,

@@ -1,14 +1,16 @@
-//! What the servers `dev`, `controller`, `broker` and `coordinator` have in common: their log, their signals, their addresses.
+//! What the servers `dev`, `controller`, `broker`, `coordinator` and `operator` have in common: their log, their signals, their addresses.
 
 mod broker;
 mod controller;
 mod coordinator;
 mod dev;
+mod operator;
 
 pub use broker::run as broker;
 pub use controller::run as controller;
 pub use coordinator::run as coordinator;
 pub use dev::run as dev;
+pub use operator::run as operator;
 
 use crate::args::{OutputFormat, ServerArgs};
 use crate::error::CliError;
@@ -21,7 +23,8 @@ use thalweg_controller::StartError as ControllerStart;
 use thalweg_coordinator::StartError as CoordinatorStart;
 use thalweg_runtime::config::HostPort;
 use thalweg_runtime::observe::{OpsPort, ProcessSource, Registry};
-use thalweg_runtime::{LogFormat, LogHandle, Shutdown, init_logging, shutdown_on_signals};
+use thalweg_runtime::telemetry::About;
+use thalweg_runtime::{LogFormat, LogHandle, Shutdown, Telemetry, shutdown_on_signals};
 
 /// A server's surroundings. Dropped last, so that the last words are written.
 pub(super) struct Process {
@@ -30,18 +33,25 @@ pub(super) struct Process {
     /// What is shown of it.
     pub(super) metrics: Registry,
     ops: Option<OpsPort>,
-    _log: LogHandle,
+    telemetry: Telemetry,
 }
 
 impl Process {
-    /// Sets up the log, the limit of open files and the signals.
-    pub(super) fn begin(args: &ServerArgs, default_level: &str) -> Result<Process, CliError> {
+    /// Sets up the log and what is exported, the limit of open files and the signals. `service` is the server's name in what it
+    /// exports, such as `thalweg-broker`.
+    pub(super) fn begin(
+        service: &'static str,
+        args: &ServerArgs,
+        default_level: &str,
+    ) -> Result<Process, CliError> {
         let format = match args.log_format {
             OutputFormat::Text => LogFormat::Text,
             OutputFormat::Json => LogFormat::Json,
         };
         let level = args.log_level.as_deref().unwrap_or(default_level);
-        let log = init_logging(format, level)
+        let metrics = Registry::new();
+        let about = About { service, version: env!("CARGO_PKG_VERSION") };
+        let (telemetry, log) = Telemetry::of_server(about, format, level, &metrics)
             .map_err(|error| CliError::usage(format_args!("--log-level {level:?}: {error}")))?;
         if let Err(error) = thalweg_runtime::process::raise_nofile_limit() {
             tracing::warn!(%error, "the limit of open files could not be raised");
@@ -49,10 +59,14 @@ impl Process {
         let shutdown = Shutdown::new();
         shutdown_on_signals(&shutdown)
             .map_err(|error| CliError::failed(format_args!("signals cannot be watched: {error}")))?;
-        let metrics = Registry::new();
         metrics.add_process(Arc::new(ProcessSource { version: env!("CARGO_PKG_VERSION") }));
         let ops = args.metrics_listen.as_ref().map(|listen| open_ops(listen, &metrics, &log)).transpose()?;
-        Ok(Process { shutdown, metrics, ops, _log: log })
+        Ok(Process { shutdown, metrics, ops, telemetry })
+    }
+
+    /// Exports the last of what there is to tell. Whatever way a server ends, this comes last.
+    pub(super) async fn end(self) {
+        self.telemetry.end().await;
     }
 
     /// Says on standard output, and to probes of the operations port, that the process serves, until it is told to stop. `services`

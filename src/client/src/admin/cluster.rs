@@ -2,6 +2,7 @@
 
 use super::{Admin, admin, cluster};
 use crate::net::Purpose;
+use crate::trace::Traced;
 use crate::{ClientError, proto};
 use futures_util::future::join_all;
 use std::sync::Arc;
@@ -52,7 +53,7 @@ impl Admin {
 
     async fn describe_broker_at(&self, endpoint: &str) -> Result<proto::DescribeBrokerResponse, ClientError> {
         let channel = self.client.channels().get(Purpose::Control, &Arc::from(endpoint))?;
-        let mut service = cluster(channel);
+        let mut service = cluster(Traced(channel));
         let asked = service.describe_broker(proto::DescribeBrokerRequest {});
         match tokio::time::timeout(DESCRIBE_ONE, asked).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
@@ -80,6 +81,15 @@ impl Admin {
             .map(drop)
     }
 
+    /// Forgets a coordinator that is gone.
+    pub async fn unregister_coordinator(&self, coordinator: i32) -> Result<(), ClientError> {
+        let request = proto::UnregisterCoordinatorRequest { coordinator_id: coordinator };
+        self.client
+            .call(|channel| async move { admin(channel).unregister_coordinator(request).await })
+            .await
+            .map(drop)
+    }
+
     /// Takes a running controller, started to join, into the group of those that vote. Gives the voters after it.
     pub async fn add_voter(&self, node: u64, endpoint: &str) -> Result<Vec<u64>, ClientError> {
         let request = proto::AddVoterRequest { node_id: node, endpoint: endpoint.to_owned() };
@@ -88,6 +98,27 @@ impl Admin {
             async move { admin(channel).add_voter(request).await }
         };
         Ok(self.client.call_within(VOTER_CHANGE, call).await?.voters)
+    }
+
+    /// The feature level in force, and which each process supports, as the leading controller has heard it.
+    pub async fn describe_features(&self) -> Result<proto::DescribeFeaturesResponse, ClientError> {
+        self.client
+            .call(|channel| async move {
+                admin(channel).describe_features(proto::DescribeFeaturesRequest {}).await
+            })
+            .await
+    }
+
+    /// Raises the feature level, for ever; `None`: to the newest that the leading controller's program knows. With `check_only`
+    /// nothing changes. Refused with `INCOMPATIBLE_FEATURE_LEVEL` while a process is too old.
+    pub async fn upgrade_features(
+        &self,
+        level: Option<u16>,
+        check_only: bool,
+    ) -> Result<proto::UpgradeFeaturesResponse, ClientError> {
+        let request =
+            proto::UpgradeFeaturesRequest { level: level.map_or(0, u32::from), validate_only: check_only };
+        self.client.call(|channel| async move { admin(channel).upgrade_features(request).await }).await
     }
 
     /// Removes a controller from the group. Its id is never used again. Gives the voters after it.

@@ -4,11 +4,11 @@ use super::Admin;
 use crate::client::MAX_CONTROL_MESSAGE;
 use crate::consumer::{OffsetAndMetadata, ToCommit, by_topic, fetch_committed, to_proto};
 use crate::proto::group_service_client::GroupServiceClient;
+use crate::trace::Traced;
 use crate::{ClientError, CommitError, proto};
 use std::collections::BTreeMap;
 use thalweg_core::TopicPartition;
 use thalweg_proto::ApiError;
-use tonic::transport::Channel;
 
 impl Admin {
     /// The groups of the cluster, in the order of their id; only those in one of `states`, unless that is empty.
@@ -151,6 +151,6 @@ impl Admin {
     }
 }
 
-fn groups(channel: Channel) -> GroupServiceClient<Channel> {
+fn groups(channel: Traced) -> GroupServiceClient<Traced> {
     GroupServiceClient::new(channel).max_decoding_message_size(MAX_CONTROL_MESSAGE)
 }

@@ -12,9 +12,9 @@ pub(crate) use offsets::resolve;
 use crate::client::MAX_CONTROL_MESSAGE;
 use crate::proto::admin_service_client::AdminServiceClient;
 use crate::proto::cluster_service_client::ClusterServiceClient;
+use crate::trace::Traced;
 use crate::{Client, ClientError, proto};
 use std::collections::BTreeMap;
-use tonic::transport::Channel;
 
 /// The calls that create, describe and change topics. Retriable failures are retried within the client's
 /// `request_timeout`. A call whose answer was lost may have been done: its retry can then be refused, for example
@@ -50,11 +50,11 @@ impl Admin {
     }
 }
 
-fn admin(channel: Channel) -> AdminServiceClient<Channel> {
+fn admin(channel: Traced) -> AdminServiceClient<Traced> {
     AdminServiceClient::new(channel).max_decoding_message_size(MAX_CONTROL_MESSAGE)
 }
 
-fn cluster(channel: Channel) -> ClusterServiceClient<Channel> {
+fn cluster(channel: Traced) -> ClusterServiceClient<Traced> {
     ClusterServiceClient::new(channel).max_decoding_message_size(MAX_CONTROL_MESSAGE)
 }
 

@@ -49,8 +49,17 @@ impl Admin {
 
     /// All topics that are not internal, by name.
     pub async fn list_topics(&self) -> Result<Vec<proto::TopicListing>, ClientError> {
+        self.list(false).await
+    }
+
+    /// All topics, the system's own included, by name.
+    pub async fn list_all_topics(&self) -> Result<Vec<proto::TopicListing>, ClientError> {
+        self.list(true).await
+    }
+
+    async fn list(&self, include_internal: bool) -> Result<Vec<proto::TopicListing>, ClientError> {
         let mut topics = Vec::new();
-        let mut request = proto::ListTopicsRequest::default();
+        let mut request = proto::ListTopicsRequest { include_internal, ..Default::default() };
         loop {
             let page = self
                 .client

@@ -68,7 +68,7 @@ impl Consumer {
                     notice = member.notices.recv() => Woken::Notice(notice),
                     found = poll_fn(|cx| starts.poll_found(cx)) => Woken::Found(found),
                     durable = durable.recv() => Woken::Durable(durable),
-                    chunk = reader.next() => Woken::Chunk(chunk),
+                    chunk = reader.next_untold() => Woken::Chunk(chunk),
                     () = tokio::time::sleep_until(self.next_auto_commit), if self.config.enable_auto_commit => Woken::Time,
                 }
             };

@@ -178,7 +178,7 @@ impl Heartbeats {
                     tracing::info!(
                         group = %self.identity.group,
                         partitions = partitions.len(),
-                        why = %why.refusal(),
+                        reason = %why.refusal(),
                         "partitions are lost"
                     );
                     Notice::Lost { at: self.named(&partitions), why }

@@ -33,6 +33,7 @@ pub use typed::{DeserializeError, Deserializer, TypedConsumer, TypedRecord};
 use crate::admin::resolve;
 use crate::client::Client;
 use crate::reader::PartitionReader;
+use crate::trace::{Receiver, Receiving, process};
 use crate::{Chunk, ClientError, ConfigError, Start, proto};
 use commits::{CommitLane, Durable, Job, Offsets};
 use futures_util::stream::{Stream, unfold};
@@ -119,6 +120,7 @@ impl Consumer {
         let identity = Arc::new(Identity {
             group,
             member,
+            life: rand::random(),
             instance,
             client_id: client.config().client_id.clone(),
             session_timeout: config.session_timeout,
@@ -236,10 +238,13 @@ impl Consumer {
     /// The next record. What was given before is done with.
     pub async fn next(&mut self) -> Result<ConsumerRecord, ConsumerError> {
         let _away = self.back();
+        let receiving = Receiving::begin(self.client.tracing());
         loop {
             self.fill().await?;
             let Some(record) = self.take_record() else { continue };
-            let intercepted = self.intercept(vec![record?]);
+            let records = vec![record?];
+            receiving.records(self.receiver(), &records);
+            let intercepted = self.intercept(records);
             if let Some(record) = intercepted.into_iter().next() {
                 return Ok(record);
             }
@@ -250,6 +255,7 @@ impl Consumer {
     /// is done with.
     pub async fn poll(&mut self, timeout: Duration) -> Result<Vec<ConsumerRecord>, ConsumerError> {
         let _away = self.back();
+        let receiving = Receiving::begin(self.client.tracing());
         let deadline = Instant::now() + timeout;
         loop {
             match tokio::time::timeout_at(deadline, self.fill()).await {
@@ -268,6 +274,7 @@ impl Consumer {
                     }
                 }
             }
+            receiving.records(self.receiver(), &records);
             let records = self.intercept(records);
             if !records.is_empty() {
                 return Ok(records);
@@ -279,12 +286,30 @@ impl Consumer {
     /// with.
     pub async fn next_chunk(&mut self) -> Result<Chunk, ConsumerError> {
         let _away = self.back();
+        let receiving = Receiving::begin(self.client.tracing());
         loop {
             self.fill().await?;
             let Some(decoding) = self.buffer.take() else { continue };
             let (at, (end, epoch)) = (decoding.at().clone(), decoding.end());
             self.give(at, Position::new(end, epoch));
-            return Ok(decoding.into_rest());
+            let chunk = decoding.into_rest();
+            receiving.chunk(self.receiver(), &chunk);
+            return Ok(chunk);
+        }
+    }
+
+    /// Opens a span `process TOPIC` for what the application does with a record, linked to the span that sent it: attach the
+    /// context that it is in, or run a future in it. It ends with `context.span().end()`, or when the context is dropped. Without
+    /// a tracer it is the current context. See [`trace`](crate::trace).
+    pub fn process_span(&self, record: &ConsumerRecord) -> opentelemetry::Context {
+        process(self.receiver(), record)
+    }
+
+    fn receiver(&self) -> Receiver<'_> {
+        Receiver {
+            tracing: self.client.tracing(),
+            client_id: &self.identity.client_id,
+            group: Some(&self.config.group),
         }
     }
 

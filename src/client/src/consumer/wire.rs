@@ -18,6 +18,8 @@ use thalweg_core::{PartitionId, TopicId, TopicName};
 pub(super) struct Identity {
     pub(super) group: GroupId,
     pub(super) member: MemberId,
+    /// Drawn anew for each consumer; see HeartbeatRequest.join_life.
+    pub(super) life: u64,
     pub(super) instance: Option<InstanceId>,
     pub(super) client_id: String,
     pub(super) session_timeout: Duration,
@@ -43,6 +45,9 @@ impl Identity {
             rebalance_timeout_ms: joins.then(|| millis(self.rebalance_timeout)),
             max_wait_ms: Some(millis(beat.max_wait)),
             leaving_epoch: beat.leaving.map(|epoch| epoch.0),
+            heard_step: beat.heard,
+            join_life: joins.then_some(self.life),
+            join_attempt: joins.then_some(beat.number),
         }
     }
 }
@@ -98,7 +103,12 @@ pub(super) fn answer(
         }
     };
     let interval = Duration::from_millis(response.heartbeat_interval_ms.into());
-    Ok(Answer { epoch: MemberEpoch(response.member_epoch), assignment, interval })
+    Ok(Answer {
+        epoch: MemberEpoch(response.member_epoch),
+        assignment,
+        step: response.assignment_step,
+        interval,
+    })
 }
 
 /// What a call's failure means for a member: whatever is not the group's own answer may pass.

@@ -80,7 +80,7 @@ async fn leader(controllers: &Controllers) -> Result<Arc<str>, ApiError> {
     controllers
         .call(Repeat::Safe, within, |target| {
             let mut client = Controllers::client(&target.channel);
-            let request = timed(internal::DescribeQuorumRequest {}, within);
+            let request = timed(internal::DescribeQuorumRequest::default(), within);
             async move {
                 let quorum = client.describe_quorum(request).await?.into_inner();
                 if quorum.leader_id == 0 {

@@ -3,13 +3,13 @@
 use super::{Backoff, Purpose};
 use crate::client::Client;
 use crate::error::{ClientError, describe, transient};
+use crate::trace::Traced;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use thalweg_core::Retriable;
 use thalweg_proto::ApiError;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 /// The shortest time that a broker has to answer, unless the whole call has less.
@@ -23,7 +23,7 @@ impl Client {
     /// that takes the call and never answers has its share of the time only: the others get theirs.
     pub(crate) async fn call<T, F, Fut>(&self, call: F) -> Result<T, ClientError>
     where
-        F: Fn(Channel) -> Fut,
+        F: Fn(Traced) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         self.call_within(self.config().request_timeout, call).await
@@ -32,7 +32,7 @@ impl Client {
     /// The same with another limit of time.
     pub(crate) async fn call_within<T, F, Fut>(&self, limit: Duration, call: F) -> Result<T, ClientError>
     where
-        F: Fn(Channel) -> Fut,
+        F: Fn(Traced) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         self.call_each(limit, Duration::MAX, call).await
@@ -41,7 +41,7 @@ impl Client {
     /// The same for what any broker answers out of its memory: one that does not within 2 s is passed over.
     pub(crate) async fn call_quick<T, F, Fut>(&self, call: F) -> Result<T, ClientError>
     where
-        F: Fn(Channel) -> Fut,
+        F: Fn(Traced) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         self.call_each(self.config().request_timeout, QUICK_ATTEMPT, call).await
@@ -49,7 +49,7 @@ impl Client {
 
     async fn call_each<T, F, Fut>(&self, limit: Duration, most: Duration, call: F) -> Result<T, ClientError>
     where
-        F: Fn(Channel) -> Fut,
+        F: Fn(Traced) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         let config = self.config();
@@ -69,7 +69,7 @@ impl Client {
                 .into());
             }
             for (endpoint, left) in endpoints.iter().zip((1..=endpoints.len()).rev()) {
-                let channel = self.channels().get(Purpose::Control, endpoint)?;
+                let channel = Traced(self.channels().get(Purpose::Control, endpoint)?);
                 if !tried.contains(endpoint) {
                     tried.push(Arc::clone(endpoint));
                 }

@@ -5,6 +5,8 @@ use super::error::DeliveryError;
 use super::memory::Reserved;
 use super::tracker::Tracked;
 use super::window::Item;
+use crate::proto;
+use crate::trace::Carrier;
 use bytes::Bytes;
 use std::sync::Arc;
 use thalweg_core::batch::{BatchBuilder, BatchError, BatchIter, ProducerStamp, restamp};
@@ -35,6 +37,7 @@ struct BatchShare {
     reserved: Reserved,
     /// Ends the wait of `flush`.
     tracked: Tracked,
+    trace: Option<Box<Carrier>>,
 }
 
 #[derive(Debug)]
@@ -50,9 +53,10 @@ impl Batch {
         created: Instant,
         reserved: Reserved,
         tracked: Tracked,
+        trace: Option<Box<Carrier>>,
     ) -> Batch {
         let count = builder.record_count().unsigned_abs();
-        let shared = Arc::new(BatchShare { state, total: count, reserved, tracked });
+        let shared = Arc::new(BatchShare { state, total: count, reserved, tracked, trace });
         Batch {
             payload: Payload::Building(Some(builder)),
             stamp: None,
@@ -76,6 +80,11 @@ impl Batch {
         self.stamp = Some(stamp);
         self.payload = Payload::Encoded(bytes.clone());
         Ok(bytes)
+    }
+
+    /// The span that it is sent under, if it is traced.
+    pub(crate) fn trace(&self) -> Option<proto::TraceContext> {
+        self.shared.trace.as_ref().map(|carrier| carrier.wire().clone())
     }
 
     pub(crate) fn created(&self) -> Instant {

@@ -7,6 +7,7 @@ use super::inbox::Home;
 use super::memory::Reserved;
 use super::record::ProducerRecord;
 use super::tracker::Tracked;
+use crate::trace::{Carrier, SendSpan};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,6 +48,8 @@ struct OpenBatch {
     urgent: bool,
     reserved: Reserved,
     tracked: Tracked,
+    /// Of its first record that is traced.
+    trace: Option<Box<Carrier>>,
 }
 
 /// What there is to send.
@@ -135,6 +138,16 @@ impl QueueState {
         Ok(Some(Delivery::new(Arc::clone(&open.state), index, timestamp)))
     }
 
+    /// The record that was appended last is traced.
+    #[cold]
+    pub(crate) fn trace(&mut self, span: &SendSpan) {
+        match &mut self.open {
+            Some(OpenBatch { trace: Some(carrier), .. }) => span.joins(carrier),
+            Some(open) => open.trace = span.carrier().map(Box::new),
+            None => {}
+        }
+    }
+
     /// Opens a batch; the one that was open is ready.
     pub(crate) fn open(
         &mut self,
@@ -145,7 +158,8 @@ impl QueueState {
         now: Instant,
     ) {
         self.close_open();
-        self.open = Some(OpenBatch { builder, state, created: now, urgent: false, reserved, tracked });
+        self.open =
+            Some(OpenBatch { builder, state, created: now, urgent: false, reserved, tracked, trace: None });
     }
 
     /// Lets the open batch go though its linger has not passed. Says whether there is anything to send.
@@ -161,8 +175,8 @@ impl QueueState {
         if let Some(open) = self.open.take()
             && !open.builder.is_empty()
         {
-            let OpenBatch { builder, state, created, reserved, tracked, .. } = open;
-            self.ready.push_back(Batch::new(builder, state, created, reserved, tracked));
+            let OpenBatch { builder, state, created, reserved, tracked, trace, .. } = open;
+            self.ready.push_back(Batch::new(builder, state, created, reserved, tracked, trace));
         }
     }
 

@@ -224,3 +224,25 @@ proptest! {
         prop_assert!(fixture.memory.try_reserve(1 << 20).is_some(), "all memory came back");
     }
 }
+
+#[test]
+fn a_batch_goes_under_the_span_of_its_first_traced_record() {
+    let parent = |n: u64| format!("00-0af7651916cd43dd8448eb211c80319c-{n:016x}-01");
+    let span = |n| SendSpan::of(crate::trace::parse(&parent(n), "").unwrap());
+    let fixture = Fixture::new();
+    fixture.append(b"a", fixture.at(0)).unwrap();
+    for n in [7, 8] {
+        fixture.append(b"b", fixture.at(0)).unwrap();
+        fixture.queue.lock().trace(&span(n));
+    }
+    let Drained::Batch(mut batch) = fixture.drain(fixture.at(5), true) else { panic!("it is due") };
+    assert_eq!(batch.trace().unwrap().traceparent, parent(7));
+    // Its parts go under the same.
+    assert_eq!(values(&mut batch).len(), 3);
+    let Ok(halves) = batch.split_if_many() else { panic!("three records can be parted") };
+    assert!(halves.iter().all(|half| half.trace().unwrap().traceparent == parent(7)));
+
+    fixture.append(b"c", fixture.at(10)).unwrap();
+    let Drained::Batch(batch) = fixture.drain(fixture.at(15), true) else { panic!("it is due") };
+    assert_eq!(batch.trace(), None, "the next one is another's");
+}

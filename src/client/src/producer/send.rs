@@ -12,6 +12,7 @@ use super::record::{OwnedRecord, ProducerRecord, RecordMetadata};
 use super::shared::Shared;
 use super::topics::TopicQueues;
 use crate::net::Backoff;
+use crate::trace::SendSpan;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thalweg_core::batch::{BatchBuilder, HEADER_LEN, record_size_bound};
@@ -36,10 +37,10 @@ impl Producer {
     /// topic's metadata. The record is sent when its batch is full or `linger` has passed; the [`Delivery`] tells where it
     /// was written. Cancel safe: dropped while it waits, nothing was taken.
     pub async fn send(&self, record: ProducerRecord<'_>) -> Result<Delivery, SendError> {
-        if self.shared().config.interceptors.is_empty() {
-            self.send_plain(record, &mut None).await
+        if self.shared().plain {
+            self.send_plain(record, &mut None, None).await
         } else {
-            self.send_intercepted(record, None).await
+            self.send_watched(record, None).await
         }
     }
 
@@ -47,16 +48,17 @@ impl Producer {
     /// [`prepare`](Self::prepare) makes the metadata ready.
     pub fn try_send(&self, record: ProducerRecord<'_>) -> Result<Delivery, SendError> {
         let shared = self.shared();
-        if shared.config.interceptors.is_empty() {
+        if shared.plain {
             return shared
-                .place(&record, &mut None, &mut None)
+                .place(&record, &mut None, &mut None, None)
                 .map_err(|why| shared.explain(why, record.topic));
+        }
+        if shared.config.interceptors.is_empty() {
+            return shared.try_traced(&record, None);
         }
         let owned = shared.intercept(&record);
         let headers = owned.borrowed_headers();
-        let mut callback = Some(shared.acknowledge_to(None));
-        let record = owned.as_record(&headers);
-        shared.place(&record, &mut callback, &mut None).map_err(|why| shared.explain(why, record.topic))
+        shared.try_traced(&owned.as_record(&headers), Some(shared.acknowledge_to(None)))
     }
 
     /// As [`send`](Self::send), with a function that is called with the outcome. Functions of one partition are called in
@@ -67,10 +69,10 @@ impl Producer {
         callback: impl FnOnce(Result<RecordMetadata, DeliveryError>) + Send + 'static,
     ) -> Result<(), SendError> {
         let callback: Callback = Box::new(callback);
-        let sent = if self.shared().config.interceptors.is_empty() {
-            self.send_plain(record, &mut Some(callback)).await
+        let sent = if self.shared().plain {
+            self.send_plain(record, &mut Some(callback), None).await
         } else {
-            self.send_intercepted(record, Some(callback)).await
+            self.send_watched(record, Some(callback)).await
         };
         sent.map(drop)
     }
@@ -93,12 +95,13 @@ impl Producer {
         &self,
         record: ProducerRecord<'_>,
         callback: &mut Option<Callback>,
+        span: Option<&SendSpan>,
     ) -> Result<Delivery, SendError> {
         let shared = self.shared();
-        match shared.place(&record, callback, &mut None) {
+        match shared.place(&record, callback, &mut None, span) {
             Ok(delivery) => Ok(delivery),
             Err(Obstacle::Final(error)) if !matches!(error, SendError::UnknownPartition { .. }) => Err(error),
-            Err(why) => self.send_slowly(record, callback, why).await,
+            Err(why) => self.send_slowly(record, callback, span, why).await,
         }
     }
 
@@ -107,6 +110,7 @@ impl Producer {
         &self,
         record: ProducerRecord<'_>,
         callback: &mut Option<Callback>,
+        span: Option<&SendSpan>,
         mut why: Obstacle,
     ) -> Result<Delivery, SendError> {
         let shared = self.shared();
@@ -135,23 +139,42 @@ impl Producer {
                 }
                 why => return Err(shared.explain(why, record.topic)),
             }
-            match shared.place(&record, callback, &mut reserved) {
+            match shared.place(&record, callback, &mut reserved, span) {
                 Ok(delivery) => return Ok(delivery),
                 Err(next) => why = next,
             }
         }
     }
 
-    async fn send_intercepted(
+    /// The way of a record that interceptors or a tracer look at.
+    async fn send_watched(
         &self,
         record: ProducerRecord<'_>,
         callback: Option<Callback>,
     ) -> Result<Delivery, SendError> {
         let shared = self.shared();
+        if shared.config.interceptors.is_empty() {
+            return self.send_traced(record, callback).await;
+        }
         let owned = shared.intercept(&record);
         let headers = owned.borrowed_headers();
-        let mut callback = Some(shared.acknowledge_to(callback));
-        self.send_plain(owned.as_record(&headers), &mut callback).await
+        self.send_traced(owned.as_record(&headers), Some(shared.acknowledge_to(callback))).await
+    }
+
+    async fn send_traced(
+        &self,
+        record: ProducerRecord<'_>,
+        mut callback: Option<Callback>,
+    ) -> Result<Delivery, SendError> {
+        let shared = self.shared();
+        let Some(span) = shared.begin_span(&record) else {
+            return self.send_plain(record, &mut callback, None).await;
+        };
+        let headers = span.headers(&record, shared.config.max_request_size);
+        let mut callback = Some(delivered_to(span.clone(), callback));
+        let record = ProducerRecord { headers: &headers, ..record };
+        let sent = self.send_plain(record, &mut callback, Some(&span)).await;
+        sent.inspect_err(|error| span.refused(error))
     }
 }
 
@@ -163,6 +186,7 @@ impl Shared {
         record: &ProducerRecord<'_>,
         callback: &mut Option<Callback>,
         reserved: &mut Option<Reserved>,
+        span: Option<&SendSpan>,
     ) -> Result<Delivery, Obstacle> {
         self.topics.with(record.topic, |topic| {
             let topic = topic.ok_or(Obstacle::Topic)?;
@@ -182,11 +206,19 @@ impl Shared {
             let timestamp = record.timestamp.unwrap_or_else(now);
             let mut state = queue.lock();
             let delivery = match state.append(record, timestamp, callback) {
-                Ok(Some(delivery)) => delivery,
+                Ok(Some(delivery)) => {
+                    if let Some(span) = span {
+                        state.trace(span);
+                    }
+                    delivery
+                }
                 Ok(None) => {
                     self.open_batch(queue, &mut state, size, reserved)?;
                     let appended = state.append(record, timestamp, callback);
                     let delivery = appended.ok().flatten().expect("a new batch takes its first record");
+                    if let Some(span) = span {
+                        state.trace(span);
+                    }
                     state.close_full(self.config.effective_batch_size());
                     state.home.signal();
                     delivery
@@ -274,6 +306,30 @@ impl Shared {
         SendError::BufferFull { buffer_memory: self.config.buffer_memory, waited }
     }
 
+    fn begin_span(&self, record: &ProducerRecord<'_>) -> Option<SendSpan> {
+        SendSpan::begin(self.client.tracing(), &self.client.config().client_id, record)
+    }
+
+    fn try_traced(
+        self: &Arc<Shared>,
+        record: &ProducerRecord<'_>,
+        mut callback: Option<Callback>,
+    ) -> Result<Delivery, SendError> {
+        let Some(span) = self.begin_span(record) else {
+            let placed = self.place(record, &mut callback, &mut None, None);
+            return placed.map_err(|why| self.explain(why, record.topic));
+        };
+        let headers = span.headers(record, self.config.max_request_size);
+        let mut callback = Some(delivered_to(span.clone(), callback));
+        let record = ProducerRecord { headers: &headers, ..*record };
+        let placed = self.place(&record, &mut callback, &mut None, Some(&span));
+        placed.map_err(|why| {
+            let error = self.explain(why, record.topic);
+            span.refused(&error);
+            error
+        })
+    }
+
     fn intercept(&self, record: &ProducerRecord<'_>) -> OwnedRecord {
         self.config.interceptors.iter().fold(OwnedRecord::from(record), |record, each| each.on_send(record))
     }
@@ -288,6 +344,16 @@ impl Shared {
             }
         })
     }
+}
+
+/// Ends a record's span with its outcome, then tells the caller.
+fn delivered_to(span: SendSpan, callback: Option<Callback>) -> Callback {
+    Box::new(move |outcome| {
+        span.delivered(&outcome);
+        if let Some(callback) = callback {
+            callback(outcome);
+        }
+    })
 }
 
 /// Why a queue took no record.

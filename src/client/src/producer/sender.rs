@@ -14,8 +14,9 @@ use crate::error::describe;
 use crate::metadata::Leader;
 use crate::proto::produce_stream_ack::Outcome;
 use crate::proto::produce_stream_response::Event;
-use crate::proto::{ProduceStreamAck, ProduceStreamResponse};
+use crate::proto::{ProduceStreamAck, ProduceStreamResponse, TraceContext};
 use crate::raw::{ProduceLink, REQUEST_OVERHEAD, append_time, only_result, request};
+use crate::trace::wire_size;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use std::cmp::Reverse;
@@ -91,7 +92,7 @@ impl Sender {
             Err(end) => end,
         };
         if let End::Broken(why, code) = &end {
-            tracing::info!(broker = %self.leader.id, endpoint = %self.leader.endpoint, why, "produce stream ended");
+            tracing::info!(broker = %self.leader.id, endpoint = %self.leader.endpoint, reason = why, "produce stream ended");
             let why: Arc<str> =
                 Arc::from(format!("broker {} at {}: {why}", self.leader.id, self.leader.endpoint));
             let lost = guard.0.close().into_iter().chain(self.lanes.drain(..).flatten());
@@ -224,8 +225,11 @@ impl Sender {
             {
                 self.lingering.push(Reverse((due, slot)));
             }
-            let Drained::Batch(bytes) = next else { continue };
-            let size = bytes.len() + REQUEST_OVERHEAD + lane.queue.topic.as_str().len();
+            let Drained::Batch((bytes, trace)) = next else { continue };
+            let untraced = bytes.len() + REQUEST_OVERHEAD + lane.queue.topic.as_str().len();
+            // A batch that only its trace makes too large goes without it.
+            let trace = trace.filter(|trace| untraced + wire_size(trace) <= link.max_request_bytes);
+            let size = untraced + trace.as_ref().map_or(0, wire_size);
             // Alone, even a batch above the broker's bytes in flight must pass.
             if size > link.max_request_bytes {
                 refuse_newest(lane, size, link.max_request_bytes);
@@ -234,8 +238,10 @@ impl Sender {
             }
             let config = &self.shared.config;
             let (topic, partition) = (lane.queue.topic.as_str(), lane.queue.partition);
-            let message =
-                request(self.next_correlation, topic, partition, bytes, config.acks, config.request_timeout);
+            let correlation = self.next_correlation;
+            let mut message =
+                request(correlation, topic, partition, bytes, config.acks, config.request_timeout);
+            message.trace_context = trace;
             // With answers there is room, see above; without, waiting here is the only backpressure.
             match tokio::time::timeout(config.request_timeout, link.requests.send(message)).await {
                 Ok(Ok(())) => {}
@@ -243,7 +249,6 @@ impl Sender {
                 Err(_) => return Err(End::Broken("the broker took no request in time".to_owned(), None)),
             }
             if answered {
-                let correlation = self.next_correlation;
                 self.sent.push_back(Sent { correlation, slot, bytes: size, at: now });
                 self.sent_bytes += size;
             } else {
@@ -316,8 +321,8 @@ impl Sender {
     }
 }
 
-/// The next batch of a lane, encoded and in flight.
-fn next_batch(lane: &mut Lane, shared: &Shared, now: Instant) -> Drained<Bytes> {
+/// The next batch of a lane, encoded and in flight, and the span that it is sent under.
+fn next_batch(lane: &mut Lane, shared: &Shared, now: Instant) -> Drained<(Bytes, Option<TraceContext>)> {
     loop {
         // Before the look, so that a record which comes behind it signals again.
         lane.queue.lock().home.seen();
@@ -338,7 +343,7 @@ fn next_batch(lane: &mut Lane, shared: &Shared, now: Instant) -> Drained<Bytes> 
             }
         };
         match entry.batch.encode(entry.stamp) {
-            Ok(bytes) => return Drained::Batch(bytes),
+            Ok(bytes) => return Drained::Batch((bytes, entry.batch.trace())),
             Err(error) => {
                 let error = ApiError::new(error.code(), error.to_string());
                 if let Some(mut batch) = lane.window.take_newest() {

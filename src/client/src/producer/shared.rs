@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     /// Senders end.
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// Nobody looks at single records: neither an interceptor nor a tracer.
+    pub(crate) plain: bool,
     /// Set when callers want every sender to look again: memory has run out.
     pressure: AtomicBool,
 }
@@ -34,6 +36,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(client: Client, config: ProducerConfig, identity: Option<Identity>) -> Shared {
         Shared {
+            plain: config.interceptors.is_empty() && !client.tracing().is_on(),
             client,
             memory: Memory::new(config.buffer_memory, config.effective_batch_size()),
             config,

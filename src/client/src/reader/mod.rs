@@ -12,6 +12,7 @@ use crate::admin::resolve;
 use crate::client::Client;
 use crate::metadata::Leader;
 use crate::net::Backoff;
+use crate::trace::{Receiver, Receiving};
 use crate::{ClientError, ConfigError, Isolation, Start};
 use assignments::{Accepted, Assignments, Fate, Key};
 use link::Link;
@@ -193,7 +194,22 @@ impl PartitionReader {
     /// Broken streams and moved leaders are mended inside. After an error that names a partition, that partition waits for
     /// a new `assign`, and the others go on.
     pub async fn next(&mut self) -> Result<Chunk, ReadError> {
+        let receiving = Receiving::begin(self.client.tracing());
+        let next = self.next_untold().await;
+        if let Ok(chunk) = &next {
+            receiving.chunk(self.receiver(), chunk);
+        }
+        next
+    }
+
+    /// The same without a span, for a consumer that tells of it itself.
+    pub(crate) async fn next_untold(&mut self) -> Result<Chunk, ReadError> {
         poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn receiver(&self) -> Receiver<'_> {
+        let client = &self.client;
+        Receiver { tracing: client.tracing(), client_id: &client.config().client_id, group: None }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, ReadError>> {
@@ -244,7 +260,7 @@ impl PartitionReader {
                         }
                     }
                     Err(why) => {
-                        tracing::info!(%endpoint, why, "fetch stream ended");
+                        tracing::info!(%endpoint, reason = why, "fetch stream ended");
                         self.links.remove(endpoint);
                         self.assignments.lost(endpoint, &why);
                         self.pause_search();

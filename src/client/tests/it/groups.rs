@@ -9,8 +9,8 @@ use thalweg_client::proto::*;
 use thalweg_core::group::assignor::TopicIdPartition;
 use thalweg_core::group::state::Partitions;
 use thalweg_core::group::{
-    Change, CommittedOffset, Committer, Group, Heartbeat, InstanceId, MemberEpoch, MemberId, Subscription,
-    TopicLookup, TopicSpec,
+    Attempt, Change, CommittedOffset, Committer, Group, Heartbeat, InstanceId, MemberEpoch, MemberId,
+    Subscription, TopicLookup, TopicSpec,
 };
 use thalweg_core::metadata::command::Refusal;
 use thalweg_core::{ErrorCode, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId, TopicName};
@@ -123,11 +123,11 @@ impl State {
     }
 
     /// Where the member stands.
-    fn standing(&mut self, id: &MemberId) -> Option<(MemberEpoch, Partitions)> {
+    fn standing(&mut self, id: &MemberId) -> Option<(MemberEpoch, Partitions, u64)> {
         let pushed = self.group.push(id);
         self.replay(&pushed.into_iter().collect::<Vec<_>>());
         let current = &self.group.members.get(id)?.current;
-        Some((current.epoch, current.owned.keys().copied().collect()))
+        Some((current.epoch, current.owned.keys().copied().collect(), current.step))
     }
 
     /// What the group has committed, by partition.
@@ -167,6 +167,11 @@ impl GroupService for Service {
             instance: InstanceId::new(&request.instance_id).ok(),
             subscription: wish,
             has: has.clone(),
+            heard: request.heard_step,
+            attempt: request
+                .join_life
+                .zip(request.join_attempt)
+                .map(|(life, number)| Attempt { life, number }),
             client_id: request.client_id.as_str().into(),
             host: "here".into(),
             session_timeout: Duration::from_millis(request.session_timeout_ms().into()),
@@ -194,11 +199,12 @@ impl GroupService for Service {
         loop {
             let changed = self.groups().changed.notified();
             let standing = self.groups().lock().standing(&id);
-            let Some((epoch, owned)) = standing else {
+            let Some((epoch, owned, step)) = standing else {
                 return Err(ApiError::new(ErrorCode::UnknownMember, "it is out").to_status());
             };
             if (epoch, &owned) != (told.0, &told.1) || Instant::now() >= until {
                 return Ok(Response::new(HeartbeatResponse {
+                    assignment_step: Some(step),
                     member_epoch: epoch.0,
                     assignment: Some(to_proto(&owned)),
                     heartbeat_interval_ms: 1_000,

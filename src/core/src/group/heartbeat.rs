@@ -5,9 +5,9 @@
 
 use super::assignor::TopicIdPartition;
 use super::ids::{InstanceId, MemberEpoch, MemberId};
-use super::reconcile;
+use super::reconcile::{self, Report};
 use super::records::{Change, GroupValue, MemberValue};
-use super::state::{Current, Group, Member, Partitions, Subscription};
+use super::state::{Attempt, Current, Group, Member, Partitions, Subscription};
 use crate::metadata::command::Refusal;
 use crate::planted::{Bug, planted};
 use crate::{ErrorCode, Timestamp, TopicId, TopicName};
@@ -37,6 +37,10 @@ pub struct Heartbeat {
     pub subscription: Option<Subscription>,
     /// The partitions that it has, when that changed; a joining member has none.
     pub has: Option<Partitions>,
+    /// The [`step`](Current::step) that came with the last answer it followed; `None`: it does not say.
+    pub heard: Option<u64>,
+    /// Which of its attempts this is, if it joins; `None`: it does not say.
+    pub attempt: Option<Attempt>,
     /// What it calls itself.
     pub client_id: Arc<str>,
     /// Where it connects from.
@@ -98,7 +102,15 @@ impl Group {
         let former = by_instance.filter(|former| *former != id);
         let mut before = self.members.get(id);
         let known = before.filter(|_| former.is_none());
-        let mut current = Current::default();
+        if let Some(member) = known
+            && let (Some(attempt), Some(joined_by)) = (beat.attempt, member.current.joined_by)
+            && attempt.is_no_later_than(joined_by)
+        {
+            return self.joined_already(id, &member.current);
+        }
+        // What was said for a former life is not taken for this one's.
+        let step = known.map_or(0, |member| member.current.step + 1);
+        let mut current = Current { step, joined_by: beat.attempt, ..Current::default() };
         if let Some(former) = former {
             before = self.members.get(former);
             if before.is_some_and(|member| member.current.epoch != MemberEpoch::LEAVE_FOR_NOW) {
@@ -106,7 +118,12 @@ impl Group {
                 return Err(Refusal::field(ErrorCode::FencedInstance, "instance_id", message));
             }
             let had = before.map(|member| member.current.clone()).unwrap_or_default();
-            current = Current { epoch: MemberEpoch::JOIN, previous_epoch: MemberEpoch::JOIN, ..had };
+            current = Current {
+                epoch: MemberEpoch::JOIN,
+                previous_epoch: MemberEpoch::JOIN,
+                joined_by: beat.attempt,
+                ..had
+            };
         } else if before.is_none() && self.members.len() >= MAX_MEMBERS {
             let message = format!("the group has {MAX_MEMBERS} members, the most it can have");
             return Err(Refusal::new(ErrorCode::Throttled, message));
@@ -124,7 +141,8 @@ impl Group {
         let current = if anew || (known.is_some() && self.puts_off(&current)) {
             current
         } else {
-            self.step(id, former, &current, Some(&empty), target.unwrap_or(&empty))
+            let nothing = Report { has: &empty, heard: None };
+            self.step(id, former, &current, Some(nothing), target.unwrap_or(&empty))
         };
         let answer = HeartbeatAnswer {
             epoch: current.epoch,
@@ -150,6 +168,29 @@ impl Group {
             changes.push(Change::Member(former.clone(), None));
         }
         Ok((changes, answer))
+    }
+
+    /// What one is told whose attempt to join was overtaken by a later one of its own, or is the same once more, after an answer
+    /// that was lost on its way. It is in the group by that, and may have been given partitions, or asked to give some back: to
+    /// begin anew would take those for given back. If somebody still waits for this, then nothing was heard of the later one
+    /// either, and what the member may have now is what it may begin with.
+    fn joined_already(
+        &self,
+        id: &MemberId,
+        current: &Current,
+    ) -> Result<(Vec<Change>, HeartbeatAnswer), Refusal> {
+        if current.epoch == MemberEpoch::LEAVE_FOR_NOW {
+            let message = "the member has left for now since it asked to join";
+            return Err(Refusal::field(ErrorCode::FencedMemberEpoch, "join_attempt", message));
+        }
+        // The assignment may have been made since.
+        let next = match current.epoch {
+            MemberEpoch::JOIN => self.next(id, current, None),
+            _ => current.clone(),
+        };
+        let answer = answer(&next, true);
+        let change = (next != *current).then(|| Change::Current(id.clone(), Some(next)));
+        Ok((change.into_iter().collect(), answer))
     }
 
     fn beat(&self, beat: &Heartbeat) -> Result<(Vec<Change>, HeartbeatAnswer), Refusal> {
@@ -185,7 +226,8 @@ impl Group {
         if repeated {
             return Ok((changes, answer(current, true)));
         }
-        let next = self.next(id, current, beat.has.as_ref());
+        let report = beat.has.as_ref().map(|has| Report { has, heard: beat.heard });
+        let next = self.next(id, current, report);
         let answer = answer(&next, next.owned != current.owned || beat.has.is_some());
         if next != *current {
             changes.push(Change::Current(id.clone(), Some(next)));
@@ -227,6 +269,7 @@ impl Group {
             owned: member.current.owned.clone(),
             revoking: BTreeMap::new(),
             waiting: false,
+            ..member.current
         };
         let answer = HeartbeatAnswer { epoch: MemberEpoch::LEAVE_FOR_NOW, assignment: None };
         let changed = away != member.current;
@@ -283,12 +326,12 @@ impl Group {
         })
     }
 
-    fn next(&self, id: &MemberId, current: &Current, has: Option<&Partitions>) -> Current {
+    fn next(&self, id: &MemberId, current: &Current, report: Option<Report<'_>>) -> Current {
         if self.puts_off(current) {
             return current.clone();
         }
         let empty = Arc::default();
-        self.step(id, None, current, has, self.target.get(id).unwrap_or(&empty))
+        self.step(id, None, current, report, self.target.get(id).unwrap_or(&empty))
     }
 
     /// Whether a member waits for the target that is to come: one without an epoch has joined since the target was made, which
@@ -303,14 +346,14 @@ impl Group {
         id: &MemberId,
         former: Option<&MemberId>,
         current: &Current,
-        has: Option<&Partitions>,
+        report: Option<Report<'_>>,
         target: &Partitions,
     ) -> Current {
         let other = |owner: &&MemberId| *owner != id && former != Some(*owner);
         let owned_by_another = |at: &TopicIdPartition| {
             !planted(Bug::MoveBeforeGivenBack) && self.owners.get(at).filter(other).is_some()
         };
-        reconcile::step(current, has, target, self.target_epoch, owned_by_another)
+        reconcile::step(current, report, target, self.target_epoch, owned_by_another)
     }
 }
 

@@ -11,9 +11,11 @@
 //! its time is over; and whatever the coordinator may do after a silence, the member has done to itself before. The times count
 //! from when a heartbeat was sent, never from when its answer came: the coordinator's clock for the same thing started later.
 
+mod answers;
 mod event;
 #[cfg(test)]
 mod protocol_tests;
+mod sending;
 #[cfg(test)]
 mod tests;
 
@@ -21,8 +23,6 @@ pub use event::{Answer, Event, Loss, Outgoing, Timeouts};
 
 use super::ids::{InstanceId, MemberEpoch, MemberId};
 use super::state::{Partitions, Subscription};
-use crate::ErrorCode;
-use crate::Retriable;
 use crate::metadata::command::Refusal;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -41,6 +41,8 @@ pub struct Membership {
     subscription: Versioned<Subscription>,
     /// What it has, with what it has not given back yet.
     has: Versioned<Partitions>,
+    /// The number that came with the last assignment that it followed.
+    heard: Option<u64>,
     revoking: Option<Revoking>,
     /// A revocation was given back, and must be heard by then: the coordinator puts out who does not.
     heard_by: Option<Duration>,
@@ -155,6 +157,7 @@ impl Membership {
             epoch: MemberEpoch::JOIN,
             subscription: Versioned::new(subscription),
             has: Versioned::new(Partitions::new()),
+            heard: None,
             revoking: None,
             heard_by: None,
             in_flight: None,
@@ -331,186 +334,6 @@ impl Membership {
         times.into_iter().flatten().min()
     }
 
-    fn accept(&mut self, beat: InFlight, answer: Answer, now: Duration) {
-        self.alive = beat.sent;
-        let since = self.unanswered.take().unwrap_or(beat.sent);
-        self.interval = answer.interval.clamp(MIN_INTERVAL, (self.timeouts.session / 3).max(MIN_INTERVAL));
-        if matches!(self.stage, Stage::Leaving { .. }) {
-            if beat.epoch < MemberEpoch::JOIN {
-                self.left(now);
-            } else {
-                // A join that was under way. What it brought nobody wants any more.
-                self.epoch = answer.epoch;
-                if let Stage::Leaving { was, .. } = &mut self.stage {
-                    *was = answer.epoch;
-                }
-                self.due = now;
-            }
-            return;
-        }
-        if answer.epoch <= MemberEpoch::JOIN {
-            // It is known, and no assignment was made yet: to join once more is how to ask for it.
-            let fenced = "the coordinator took the member's epoch back";
-            match self.stage {
-                Stage::Joined => {
-                    self.lose_all(Loss::Fenced(Refusal::new(ErrorCode::FencedMemberEpoch, fenced)), now);
-                }
-                _ => self.due = now + self.timeouts.retry.min(self.interval),
-            }
-            return;
-        }
-        let mut news = self.epoch != answer.epoch || self.stage == Stage::Joining;
-        self.stage = Stage::Joined;
-        self.epoch = answer.epoch;
-        self.has.told = beat.has.or(self.has.told);
-        if self.has.told == Some(self.has.version) && self.revoking.is_none() {
-            self.heard_by = None;
-        }
-        self.subscription.told = beat.subscription.or(self.subscription.told);
-        if let Some(assignment) = answer.assignment {
-            news |= self.follow(&assignment, since);
-        }
-        let held =
-            now.saturating_sub(beat.sent) * 2 >= self.timeouts.held() && !self.timeouts.held().is_zero();
-        let at_once = news || held || self.has.untold().is_some() || self.subscription.untold().is_some();
-        self.due = if at_once { now } else { beat.sent + self.interval };
-    }
-
-    /// Takes what is given, and begins to give back what is not any more. Says whether anything changed.
-    fn follow(&mut self, assignment: &Partitions, since: Duration) -> bool {
-        let under_way = self.revoking.as_ref().map(|revoking| &revoking.partitions);
-        let taken: Partitions = self
-            .has
-            .value
-            .difference(assignment)
-            .filter(|at| under_way.is_none_or(|revoking| !revoking.contains(at)))
-            .copied()
-            .collect();
-        let given: Partitions = assignment.difference(&self.has.value).copied().collect();
-        let changed = !(taken.is_empty() && given.is_empty());
-        if !taken.is_empty() {
-            self.revoke(taken, since);
-        }
-        if !given.is_empty() {
-            self.has.change().extend(given.iter().copied());
-            self.events.push_back(Event::Assigned(given));
-        }
-        changed
-    }
-
-    /// Begins to give back. The coordinator decided it at `since` or later.
-    fn revoke(&mut self, partitions: Partitions, since: Duration) {
-        let (until, heard_by) = (since + self.timeouts.give_back_within(), since + self.timeouts.rebalance);
-        self.events.push_back(Event::Revoke { partitions: partitions.clone(), until });
-        match &mut self.revoking {
-            Some(revoking) => revoking.partitions.extend(partitions),
-            none => *none = Some(Revoking { partitions, until, heard_by }),
-        }
-    }
-
-    fn refused(&mut self, beat: InFlight, refusal: Refusal, now: Duration) {
-        let retriable = refusal.code.retriable() != Retriable::No;
-        let leaving = matches!(self.stage, Stage::Leaving { .. });
-        match refusal.code {
-            // Whatever stands in the way of leaving but the way itself: it is not in the group.
-            _ if leaving && beat.epoch < MemberEpoch::JOIN && !retriable => self.left(now),
-            _ if leaving => self.pause(now),
-            ErrorCode::UnknownMember | ErrorCode::FencedMemberEpoch => {
-                let joined = self.stage == Stage::Joined;
-                self.lose_all(Loss::Fenced(refusal), now);
-                // The first time at once; a member that is put out again and again comes slower.
-                if !joined || self.failures > 0 {
-                    self.pause(now);
-                }
-            }
-            // A topic that is not there yet is no failure of the member's.
-            _ if retriable => self.pause(now),
-            _ => {
-                if !self.has.value.is_empty() {
-                    self.lose_all(Loss::Fenced(refusal.clone()), now);
-                }
-                self.end(Event::Failed(refusal));
-            }
-        }
-    }
-
-    fn look_at_the_time(&mut self, now: Duration) {
-        if self.stage == Stage::Joined
-            && (now >= self.alive + self.timeouts.session || self.heard_by.is_some_and(|by| now >= by))
-        {
-            self.lose_all(Loss::Silence, now);
-        }
-        if self.in_flight.is_some_and(|beat| now >= beat.sent + self.timeouts.answered_within()) {
-            self.in_flight = None;
-            self.has.told = None;
-            self.pause(now);
-        }
-        if let Some(revoking) = self.revoking.clone().filter(|revoking| now >= revoking.until) {
-            let partitions = revoking.partitions;
-            self.gave_back(&partitions, now);
-            self.events.push_back(Event::Lost { partitions, why: Loss::NotGivenBack });
-        }
-        let in_group = matches!(self.stage, Stage::Joined | Stage::Joining);
-        if in_group && self.works_since.is_some_and(|since| now >= since + self.timeouts.rebalance) {
-            let was = self.epoch;
-            self.lose_all(Loss::NotPolled, now);
-            let epoch = if self.instance.is_some() { MemberEpoch::LEAVE_FOR_NOW } else { MemberEpoch::LEAVE };
-            self.say_goodbye(epoch, was, Back::Later, now);
-        }
-        if let Stage::Leaving { until, .. } = self.stage
-            && now >= until
-        {
-            self.left(now);
-        }
-    }
-
-    fn send(&mut self, now: Duration) -> Option<Event> {
-        if now < self.due || (self.in_flight.is_some() && !self.urgent) {
-            return None;
-        }
-        let (epoch, max_wait, leaving) = match self.stage {
-            Stage::Joining => (MemberEpoch::JOIN, self.timeouts.held(), None),
-            Stage::Joined => (self.epoch, self.timeouts.held(), None),
-            Stage::Leaving { epoch, was, .. } => {
-                (epoch, Duration::ZERO, Some(was).filter(|was| *was > MemberEpoch::JOIN))
-            }
-            Stage::Out | Stage::Ended => return None,
-        };
-        let replaces = self.in_flight.take().is_some();
-        if replaces || epoch == MemberEpoch::JOIN {
-            self.has.told = None;
-        }
-        if epoch == MemberEpoch::JOIN {
-            self.subscription.told = None;
-        }
-        let stays = epoch >= MemberEpoch::JOIN;
-        let subscription = self.subscription.untold().filter(|_| stays);
-        let has = self.has.untold().filter(|_| stays);
-        self.urgent = false;
-        self.last_number += 1;
-        self.unanswered.get_or_insert(now);
-        self.in_flight = Some(InFlight {
-            number: self.last_number,
-            epoch,
-            sent: now,
-            has: has.as_ref().map(|_| self.has.version),
-            subscription: subscription.as_ref().map(|_| self.subscription.version),
-        });
-        Some(Event::Send(Outgoing { number: self.last_number, epoch, subscription, has, max_wait, leaving }))
-    }
-
-    /// There is something to say that cannot wait for a held answer. A join is waited for: what it does must be known first.
-    fn hurry(&mut self, now: Duration) {
-        self.due = self.due.min(now);
-        self.urgent = self.in_flight.is_some_and(|beat| beat.epoch != MemberEpoch::JOIN);
-    }
-
-    fn say_goodbye(&mut self, epoch: MemberEpoch, was: MemberEpoch, back: Back, now: Duration) {
-        self.stage = Stage::Leaving { until: now + self.timeouts.leave, epoch, was, back };
-        self.due = now;
-        self.hurry(now);
-    }
-
     fn left(&mut self, now: Duration) {
         self.in_flight = None;
         self.epoch = MemberEpoch::JOIN;
@@ -550,22 +373,8 @@ impl Membership {
     fn drop_all(&mut self) {
         self.has.change().clear();
         self.has.told = None;
+        self.heard = None;
         self.revoking = None;
         self.heard_by = None;
-    }
-
-    fn pause(&mut self, now: Duration) {
-        self.due = now + self.backoff();
-        self.urgent = false;
-        self.failures = self.failures.saturating_add(1);
-    }
-
-    /// 80 to 120 % of the pause, by the member's name: members that failed together do not come back together.
-    fn backoff(&self) -> Duration {
-        let doubled = self.timeouts.retry.saturating_mul(1 << self.failures.min(16));
-        let seed = self.id.as_str().bytes().fold(self.last_number, |sum, byte| {
-            sum.wrapping_mul(0x0100_0000_01b3).wrapping_add(u64::from(byte))
-        });
-        doubled.min(self.timeouts.retry_max).saturating_mul(80 + (seed % 41) as u32) / 100
     }
 }

@@ -9,6 +9,8 @@ pub mod assignor;
 mod bytes;
 pub mod heartbeat;
 pub mod ids;
+#[cfg(test)]
+mod late_tests;
 pub mod marker;
 pub mod member;
 mod offset_value;
@@ -32,4 +34,4 @@ pub use offsets::Committer;
 pub use positions::{Places, Position, Positions};
 pub use records::{Change, GroupRecord};
 pub use shard::{OFFSETS_TOPIC, shard_of};
-pub use state::{CommittedOffset, Current, Group, GroupState, Member, Subscription};
+pub use state::{Attempt, CommittedOffset, Current, Group, GroupState, Member, Subscription};

@@ -6,22 +6,47 @@ use super::ids::MemberEpoch;
 use super::state::{Current, Partitions};
 use std::collections::BTreeMap;
 
+/// What a member says it has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Report<'a> {
+    /// The partitions.
+    pub(super) has: &'a Partitions,
+    /// The step that it had heard of when it said so; `None` if it does not say.
+    pub(super) heard: Option<u64>,
+}
+
 /// The next step of a member.
 ///
-/// `reported` is what the member says it has; `None` when it says nothing new. `target` and `epoch` are the group's.
+/// `reported` is `None` when the member says nothing new. `target` and `epoch` are the group's.
 /// `owned_by_another` tells of partitions that another member has, or has not given back.
 pub(super) fn step(
     current: &Current,
-    reported: Option<&Partitions>,
+    reported: Option<Report<'_>>,
+    target: &Partitions,
+    epoch: MemberEpoch,
+    owned_by_another: impl Fn(&TopicIdPartition) -> bool,
+) -> Current {
+    let next = uncounted(current, reported, target, epoch, owned_by_another);
+    if next.owned == current.owned && next.revoking == current.revoking {
+        return next;
+    }
+    Current { step: current.step + 1, ..next }
+}
+
+fn uncounted(
+    current: &Current,
+    reported: Option<Report<'_>>,
     target: &Partitions,
     epoch: MemberEpoch,
     owned_by_another: impl Fn(&TopicIdPartition) -> bool,
 ) -> Current {
     if !current.revoking.is_empty() {
-        // A report that lacks what the member keeps is older than that: it came late, or the member has not heard of it yet, and
-        // says it again once it has.
-        let gave_back = reported.is_some_and(|has| {
-            current.revoking.keys().all(|p| !has.contains(p)) && current.owned.keys().all(|p| has.contains(p))
+        // A report from before the member heard of the revocation says nothing about it: it may be from before it even got what
+        // is revoked. One that does not say what it had heard is taken as older if it lacks what the member keeps.
+        let gave_back = reported.is_some_and(|Report { has, heard }| {
+            heard.is_none_or(|heard| heard == current.step)
+                && current.revoking.keys().all(|p| !has.contains(p))
+                && current.owned.keys().all(|p| has.contains(p))
         });
         if !gave_back {
             return current.clone();
@@ -45,7 +70,7 @@ pub(super) fn step(
         }
     }
     let previous_epoch = if current.epoch == epoch { current.previous_epoch } else { current.epoch };
-    Current { epoch, previous_epoch, owned, revoking: BTreeMap::new(), waiting }
+    Current { epoch, previous_epoch, owned, revoking: BTreeMap::new(), waiting, ..*current }
 }
 
 #[cfg(test)]
@@ -76,13 +101,25 @@ mod tests {
             (MemberEpoch(1), &held(&[1], 1), &held(&[0], 1))
         );
         // Nothing happens until it says that 0 is gone.
-        let heard =
-            |reported: Option<&Partitions>| step(&first, reported, &set(&[1, 2]), MemberEpoch(2), |_| true);
-        assert_eq!(heard(None), first);
-        assert_eq!(heard(Some(&set(&[0, 1]))), first);
-        assert_eq!(heard(Some(&set(&[]))), first, "from before it got 1");
+        let said = |heard: Option<u64>, has: &[i32]| {
+            let has = set(has);
+            step(&first, Some(Report { has: &has, heard }), &set(&[1, 2]), MemberEpoch(2), |_| true)
+        };
+        assert_eq!(step(&first, None, &set(&[1, 2]), MemberEpoch(2), |_| true), first);
+        for heard in [None, Some(1)] {
+            assert_eq!(said(heard, &[0, 1]), first);
+            assert_eq!(said(heard, &[]), first, "from before it got 1");
+        }
+        assert_eq!((has.step, first.step), (0, 1));
+        assert_eq!(
+            said(Some(0), &[1]),
+            first,
+            "from before it was asked to give 0 back, so from before it had it"
+        );
         // Then it moves on; what another has is waited for.
-        let second = heard(Some(&set(&[1])));
+        let second = said(Some(1), &[1]);
+        assert_eq!(second, said(None, &[1]), "one that does not say what it had heard is believed");
+        assert_eq!(second.step, 2);
         assert_eq!(
             (second.epoch, second.previous_epoch, second.waiting),
             (MemberEpoch(2), MemberEpoch(1), true)

@@ -8,7 +8,7 @@ use super::assignor::TopicIdPartition;
 use super::bytes::{Reader, put_text};
 use super::ids::{GroupId, InstanceId, MemberEpoch, MemberId};
 use super::offset_value::{decode_offset, encode_offset};
-use super::state::{CommittedOffset, Current, Partitions, Subscription};
+use super::state::{Attempt, CommittedOffset, Current, Partitions, Subscription};
 use crate::{PartitionId, Timestamp, TopicId, TopicName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -189,6 +189,10 @@ struct StoredCurrent {
     owned: Vec<(MemberEpoch, ByTopic)>,
     revoking: Vec<(MemberEpoch, ByTopic)>,
     waiting: bool,
+    #[serde(default)]
+    step: u64,
+    #[serde(default)]
+    joined_by: Option<Attempt>,
 }
 
 impl From<&Current> for StoredCurrent {
@@ -204,6 +208,8 @@ impl From<&Current> for StoredCurrent {
             owned: by_epoch(&current.owned),
             revoking: by_epoch(&current.revoking),
             waiting: current.waiting,
+            step: current.step,
+            joined_by: current.joined_by,
         }
     }
 }
@@ -219,6 +225,8 @@ impl From<StoredCurrent> for Current {
             owned: held(stored.owned),
             revoking: held(stored.revoking),
             waiting: stored.waiting,
+            step: stored.step,
+            joined_by: stored.joined_by,
         }
     }
 }
@@ -270,6 +278,8 @@ mod tests {
             owned: BTreeMap::from([(at(1), MemberEpoch(2)), (at(2), MemberEpoch(4))]),
             revoking: BTreeMap::from([(at(3), MemberEpoch(1))]),
             waiting: true,
+            step: 9,
+            joined_by: Some(Attempt { life: u64::MAX, number: 2 }),
         };
         let value = MemberValue {
             subscription: Subscription::default(),

@@ -87,6 +87,27 @@ pub struct Current {
     pub revoking: BTreeMap<TopicIdPartition, MemberEpoch>,
     /// Whether it waits for partitions that others have not given back.
     pub waiting: bool,
+    /// Counts the changes of what it may have. It is told with what it may have, and says it with what it has: only who had
+    /// heard of a revocation can have given back for its sake, however late or by whichever broker the report comes.
+    pub step: u64,
+    /// What it joined by; `None` for one that does not say.
+    pub joined_by: Option<Attempt>,
+}
+
+/// One of a member's attempts to join. Asked again for want of an answer, each may arrive late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Drawn by whoever keeps the member's state, anew with each start. Two of them say nothing about which is older.
+    pub life: u64,
+    /// Goes up with each attempt of the same life.
+    pub number: u64,
+}
+
+impl Attempt {
+    /// Whether this was made before `other`, or is the same once more.
+    pub fn is_no_later_than(self, other: Attempt) -> bool {
+        self.life == other.life && self.number <= other.number
+    }
 }
 
 /// An offset that a group committed.

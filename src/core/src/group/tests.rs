@@ -90,6 +90,8 @@ impl Driver {
             instance: process.instance,
             subscription: wish,
             has: Some(process.has),
+            heard: None,
+            attempt: None,
             client_id: "c".into(),
             host: "h".into(),
             session_timeout: Duration::from_secs(45),

@@ -2,6 +2,7 @@
 //! a new format.
 
 use super::command::Command;
+use super::features::FeatureLevels;
 use super::image::{BrokerRegistration, Endpoint, MetadataImage, PartitionImage, TopicImage};
 use super::invariants::{self, Violation};
 use super::shards::{CoordinatorRegistration, ShardLease};
@@ -49,6 +50,15 @@ pub enum CodecError {
         /// The bound.
         limit: usize,
     },
+    /// They belong to a cluster at a feature level that this version does not support.
+    #[error(
+        "the metadata is at feature level {level}, this program supports {}; start another version of it",
+        FeatureLevels::OURS
+    )]
+    UnsupportedLevel {
+        /// The level.
+        level: u16,
+    },
     /// They are not what the format says, or name a command that only a newer version knows.
     #[error("the bytes are malformed: {0}")]
     Malformed(String),
@@ -63,6 +73,7 @@ impl CodecError {
         match self {
             CodecError::TooLarge { .. } => crate::ErrorCode::InvalidRequest,
             CodecError::UnknownFormat { .. } => crate::ErrorCode::Unsupported,
+            CodecError::UnsupportedLevel { .. } => crate::ErrorCode::IncompatibleFeatureLevel,
             _ => crate::ErrorCode::Internal,
         }
     }
@@ -77,9 +88,15 @@ pub fn encode_command(command: &Command) -> Result<Vec<u8>, CodecError> {
     Ok(bytes)
 }
 
-/// A command from bytes.
+/// A command from bytes. One that raises the feature level beyond what this version knows is none: whoever passed over it would
+/// no longer have the metadata that the others have.
 pub fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
-    decode(bytes, COMMAND_FORMAT, MAX_COMMAND_BYTES)
+    match decode(bytes, COMMAND_FORMAT, MAX_COMMAND_BYTES)? {
+        Command::FinalizeFeatureLevel(command) if command.level > FeatureLevels::OURS.max => {
+            Err(CodecError::UnsupportedLevel { level: command.level })
+        }
+        command => Ok(command),
+    }
 }
 
 /// A whole image as bytes: a snapshot.
@@ -108,6 +125,10 @@ pub fn encode_image(image: &MetadataImage) -> Vec<u8> {
 /// An image from bytes, checked against its invariants.
 pub fn decode_image(bytes: &[u8]) -> Result<MetadataImage, CodecError> {
     let stored: StoredImage = decode(bytes, IMAGE_FORMAT, MAX_IMAGE_BYTES)?;
+    // Before a cluster is founded it has none.
+    if stored.feature_level != 0 && !FeatureLevels::OURS.contain(stored.feature_level) {
+        return Err(CodecError::UnsupportedLevel { level: stored.feature_level });
+    }
     let (broker_count, topic_count) = (stored.brokers.len(), stored.topics.len());
     let brokers: BTreeMap<_, _> = stored.brokers.into_iter().map(|broker| (broker.id, broker)).collect();
     let mut topics = BTreeMap::new();

@@ -4,7 +4,7 @@
 use super::image::Endpoint;
 use crate::config::Overrides;
 use crate::{
-    BrokerEpoch, BrokerId, ClusterId, CoordinatorEpoch, CoordinatorId, ErrorCode, LeaderEpoch,
+    BrokerEpoch, BrokerId, ClusterId, CoordinatorEpoch, CoordinatorId, ErrorCode, LeaderEpoch, LeaseEpoch,
     MetadataVersion, NodeId, PartitionEpoch, PartitionId, ProducerId, TopicId, TopicName, TopicPartition,
 };
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,12 @@ pub enum Command {
     FenceCoordinator(CoordinatorRef),
     /// A coordinator asked to stop: its shards go to others.
     BeginCoordinatorShutdown(CoordinatorRef),
+    /// Forgets a coordinator that is gone, or that stops and has no shards.
+    UnregisterCoordinator(CoordinatorRef),
+    /// Gives a shard to its owner once more, under a new epoch.
+    RenewShardLease(RenewShardLease),
+    /// Raises the feature level.
+    FinalizeFeatureLevel(FinalizeFeatureLevel),
 }
 
 /// See [`Command::InitCluster`].
@@ -277,6 +283,29 @@ pub struct CoordinatorRef {
     pub id: CoordinatorId,
     /// The epoch of its registration.
     pub epoch: CoordinatorEpoch,
+}
+
+/// See [`Command::FinalizeFeatureLevel`]. It names the processes that were seen to support the level, so that one that registered
+/// meanwhile is not passed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinalizeFeatureLevel {
+    /// The level.
+    pub level: u16,
+    /// Every broker, fenced ones included: it holds replicas.
+    pub brokers: Vec<BrokerRef>,
+    /// Every coordinator that is not fenced; one that is holds nothing, and registers anew before it does anything.
+    pub coordinators: Vec<CoordinatorRef>,
+}
+
+/// See [`Command::RenewShardLease`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewShardLease {
+    /// The owner that asks.
+    pub coordinator: CoordinatorRef,
+    /// The shard.
+    pub shard: TopicPartition,
+    /// The epoch of the lease that it has.
+    pub lease_epoch: LeaseEpoch,
 }
 
 /// See [`Command::ElectLeaders`].

@@ -15,9 +15,9 @@ use std::net::Ipv6Addr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// The newest feature level that this program understands. It guards changes to what a command does: a cluster at an older
-/// level keeps the older behaviour until every service is new enough.
-pub const FEATURE_LEVEL: u16 = 1;
+/// The newest feature level that this program understands. It guards new commands and changes to what a command does: a cluster at
+/// an older level keeps the older behaviour until every service is new enough. See [`super::features`].
+pub const FEATURE_LEVEL: u16 = 2;
 
 /// Where a service is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

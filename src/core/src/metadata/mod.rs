@@ -11,8 +11,10 @@ pub mod balance;
 pub mod codec;
 pub mod command;
 mod election;
+pub mod features;
 pub mod image;
 pub mod invariants;
+pub mod leaders;
 pub mod limits;
 mod partition;
 mod placement;
@@ -22,5 +24,6 @@ mod tests;
 
 pub use apply::{apply, dry_run};
 pub use command::{Command, Refusal, Response};
+pub use features::FeatureLevels;
 pub use image::{BrokerRegistration, Changes, Endpoint, MetadataImage, PartitionImage, TopicImage};
 pub use shards::{CoordinatorRegistration, ShardLease};

@@ -71,7 +71,7 @@ impl ShardLease {
 
     /// Given to a coordinator, another or another process of the same. Without an owner if all producer ids of the cluster are
     /// used up: two shards with the same one could write for each other.
-    fn granted(self, to: CoordinatorId, next_producer_id: &mut i64) -> ShardLease {
+    pub(super) fn granted(self, to: CoordinatorId, next_producer_id: &mut i64) -> ShardLease {
         let (producer_id, producer_epoch) = match self.producer_epoch.get().checked_add(1) {
             Some(epoch) if self.producer_id.is_some() => (self.producer_id, epoch),
             _ => {

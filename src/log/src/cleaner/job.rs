@@ -1,6 +1,7 @@
 //! One cleaning of one log, in steps.
 
 use super::map::OffsetMap;
+use super::pace::Syncs;
 use super::rewrite::{Rewrite, Rules, groups};
 use super::{CleanError, MAX_INFLATED_BYTES};
 use crate::error::StorageError;
@@ -118,6 +119,11 @@ impl CleanJob {
     /// The partition whose log is cleaned.
     pub fn partition(&self) -> &TopicPartition {
         self.log.0.topic_partition()
+    }
+
+    /// The syncs of appends so far, in the log's directory: what [`super::Pace`] compares.
+    pub fn syncs(&self) -> Syncs {
+        self.log.0.syncs()
     }
 
     /// Does some of the work. Blocks for file I/O, of a few megabytes or one batch, or for the swap of some segments. Errors are

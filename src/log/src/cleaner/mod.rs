@@ -21,9 +21,11 @@
 
 mod job;
 mod map;
+mod pace;
 mod rewrite;
 
 pub use job::{CleanJob, CleanStats, CleanStep};
+pub use pace::{Pace, Syncs};
 
 use crate::error::{ReadError, StorageError};
 

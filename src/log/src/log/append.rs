@@ -1,5 +1,6 @@
 //! Appends: one vectored write of the patched header and the body as it came.
 
+use super::pieces::Pieces;
 use super::producers::{apply, producer_batch};
 use super::{Appender, Life, Log, LogMode};
 use crate::config::LogConfig;
@@ -9,7 +10,7 @@ use crate::segment::{Scanned, Segment};
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use thalweg_core::batch::{BatchHeader, BatchIter, HEADER_LEN, TimestampType, ValidBatch, crc_of};
+use thalweg_core::batch::{BatchHeader, HEADER_LEN, TimestampType, ValidBatch, crc_of};
 use thalweg_core::{LeaderEpoch, Offset, Timestamp};
 
 /// Where a batch is in the log.
@@ -89,6 +90,7 @@ impl Log {
         self.write(&segment, &config, &mut slices, incoming.size)?;
         let position = segment.size();
         segment.publish(std::iter::once(Scanned { header, position }));
+        self.tail.push(&header, &bytes, || batch.bytes().slice(HEADER_LEN..));
         self.appended(&mut appender, std::iter::once(&header), now);
         let flush = self.wants_flush(&appender, &config);
         drop(appender);
@@ -112,15 +114,27 @@ impl Log {
         epoch: LeaderEpoch,
         now: Timestamp,
     ) -> Result<Offset, AppendError> {
+        self.append_pieces_as_follower(&[batches], epoch, now)
+    }
+
+    /// As [`Log::append_as_follower`], for batches that came in several pieces, cut anywhere: they are written as they came,
+    /// without being gathered first.
+    pub fn append_pieces_as_follower(
+        &self,
+        batches: &[&[u8]],
+        epoch: LeaderEpoch,
+        now: Timestamp,
+    ) -> Result<Offset, AppendError> {
         let config = self.config();
         // Before the lock: the checksums are most of the work.
-        let headers = checked_headers(batches, self.may_have_gaps())?;
+        let headers = checked_headers(batches)?;
         let mut appender = self.appender();
         self.check_writable()?;
         self.check_fence(&appender, epoch, LogMode::Following)?;
         appender.now = appender.now.max(now);
         self.check_continues(&appender, &headers, epoch)?;
-        let mut rest = batches;
+        let mut rest = Pieces::new(batches);
+        let mut slices = Vec::new();
         let mut headers = &headers[..];
         while let Some(first) = headers.first() {
             let incoming = Incoming {
@@ -133,8 +147,9 @@ impl Log {
             for header in &headers[..count] {
                 self.note_epoch(&mut appender, header.leader_epoch, header.base_offset);
             }
-            let (piece, behind) = rest.split_at(bytes);
-            self.write(&segment, &config, &mut [IoSlice::new(piece)], bytes as u64)?;
+            slices.clear();
+            rest.take(bytes, |piece| slices.push(IoSlice::new(piece)));
+            self.write(&segment, &config, &mut slices, bytes as u64)?;
             let mut position = segment.size();
             segment.publish(headers[..count].iter().map(|header| {
                 let batch = Scanned { header: *header, position };
@@ -142,7 +157,7 @@ impl Log {
                 batch
             }));
             self.appended(&mut appender, headers[..count].iter(), now);
-            (rest, headers) = (behind, &headers[count..]);
+            headers = &headers[count..];
         }
         let flush = self.wants_flush(&appender, &config);
         drop(appender);
@@ -160,7 +175,7 @@ impl Log {
         epoch: LeaderEpoch,
     ) -> Result<(), AppendError> {
         let Some(first) = headers.first() else { return Ok(()) };
-        follows(first, self.log_end_offset(), self.may_have_gaps())?;
+        follows(first, self.log_end_offset())?;
         // Only batches count: an epoch in which this broker led without writing leaves none.
         let mut latest = self.last_epoch(appender).unwrap_or(LeaderEpoch(0));
         for header in headers {
@@ -265,23 +280,25 @@ fn stamp(
     (header, bytes)
 }
 
-/// The headers of whole, good batches that follow one another. Only a compacted topic may skip offsets.
-fn checked_headers(batches: &[u8], may_skip: bool) -> Result<Vec<BatchHeader>, AppendError> {
+/// The headers of whole, good batches that follow one another.
+fn checked_headers(batches: &[&[u8]]) -> Result<Vec<BatchHeader>, AppendError> {
     let mut headers: Vec<BatchHeader> = Vec::new();
-    for batch in BatchIter::new(batches) {
-        let batch = batch?;
-        batch.verify()?;
+    let mut rest = Pieces::new(batches);
+    while !rest.is_empty() {
+        let header = rest.checked_batch()?;
         if let Some(before) = headers.last() {
-            follows(&batch.header, before.next_offset(), may_skip)?;
+            follows(&header, before.next_offset())?;
         }
-        headers.push(batch.header);
+        headers.push(header);
     }
     Ok(headers)
 }
 
-fn follows(header: &BatchHeader, expected: Offset, may_skip: bool) -> Result<(), AppendError> {
+/// A batch may begin above the end of the one before it: the leader, or whoever led before it, compacted what lay between, whatever
+/// the topic's policy is now.
+fn follows(header: &BatchHeader, expected: Offset) -> Result<(), AppendError> {
     let found = header.base_offset;
-    if found < expected || (found > expected && !may_skip) {
+    if found < expected {
         return Err(AppendError::NotContinuous { expected, found });
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! What compaction asks of a log: what may be cleaned, and the swap of old segments for new ones.
 
 use super::{Life, Log};
-use crate::cleaner::CleanError;
+use crate::cleaner::{CleanError, Syncs};
 use crate::error::{ReadError, StorageError};
 use crate::producer_state::ProducerStates;
 use crate::segment::{CleanedSegment, Segment, SwapFailure};
@@ -54,11 +54,17 @@ impl Log {
         self.uncleanable.store(true, Ordering::Release);
     }
 
-    /// Whether offsets may be missing: by its policy, or because it was compacted under an earlier one.
+    /// Whether offsets may well be missing: by its policy, or because it was compacted under an earlier one. They may be in any
+    /// other log, too, if it was copied from one that was compacted.
     pub(super) fn may_have_gaps(&self) -> bool {
         self.config().cleanup_compact
             || self.cleaned_offset().is_some()
             || self.was_compacted.load(Ordering::Acquire)
+    }
+
+    /// The syncs of the logs of this directory so far.
+    pub(crate) fn syncs(&self) -> Syncs {
+        self.volume.syncs()
     }
 
     /// Changes whenever what was written changes. Odd while it does.
@@ -210,6 +216,8 @@ impl Log {
             segments.splice(at..at + old.len(), [Arc::new(new)]);
             // Remembered places in the old file mean nothing in the new one: reads see the change, and begin again.
             self.generation.fetch_add(1, Ordering::AcqRel);
+            // It may hold what the cleaned segments no longer do.
+            self.tail.clear();
             self.set_segments(segments);
             self.generation.fetch_add(1, Ordering::AcqRel);
         }

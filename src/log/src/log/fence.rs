@@ -104,6 +104,10 @@ impl Log {
             }
             self.note_epoch(&mut appender, epoch, end);
         }
+        if mode == LogMode::Following {
+            // Nobody follows this replica any more.
+            self.tail.clear();
+        }
         appender.fence = Some(Fence { epoch, mode });
         let start = appender.epochs.epochs().latest().filter(|latest| latest.epoch == epoch);
         Ok(start.map_or(end, |latest| latest.start))

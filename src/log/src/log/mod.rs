@@ -16,8 +16,10 @@ mod fence;
 mod flush;
 mod lookup;
 mod open;
+mod pieces;
 mod producers;
 mod read;
+mod read_tail;
 mod recover;
 mod retention;
 mod roll;
@@ -29,14 +31,16 @@ pub use fence::{Fenced, LogMode, LogPosition};
 pub(crate) use open::OpenLog;
 pub use open::RecoveryReport;
 pub use read::{LogRead, MAX_READ_BYTES, ReadBound};
+pub use read_tail::{TailRead, TailReader};
 
 use crate::committer::FlushListener;
 use crate::config::LogConfig;
 use crate::error::StorageError;
 use crate::leader_epoch::LeaderEpochFile;
-use crate::pool::BufferPool;
+use crate::pool::Memory;
 use crate::producer_state::ProducerStates;
 use crate::segment::{Home, Segment};
+use crate::tail::Tail;
 use crate::volume::Volume;
 use fence::Fence;
 use read::Hints;
@@ -55,7 +59,7 @@ pub struct Log {
     home: Home,
     topic_id: OnceLock<TopicId>,
     volume: Arc<Volume>,
-    pool: Arc<BufferPool>,
+    memory: Arc<Memory>,
     config: RwLock<Arc<LogConfig>>,
     segments: RwLock<Segments>,
     appender: Mutex<Appender>,
@@ -63,6 +67,8 @@ pub struct Log {
     maintenance: Mutex<()>,
     /// Segments that are out of the log and whose files are still to be removed, oldest first.
     doomed: Mutex<VecDeque<Arc<Segment>>>,
+    /// What was just appended, for followers. Cleared under the append lock whenever what was written changes.
+    tail: Tail,
     /// Syncs run one at a time: a second one must not report bytes that the first is still busy with.
     flushing: Mutex<()>,
     log_start: AtomicI64,

@@ -7,9 +7,10 @@ use crate::data_dir;
 use crate::error::{OpenError, ReadError, StorageError};
 use crate::index::{offset, time};
 use crate::leader_epoch::{LeaderEpochFile, LeaderEpochs};
-use crate::pool::BufferPool;
+use crate::pool::Memory;
 use crate::producer_state::ProducerStates;
 use crate::segment::{BatchScan, Home, LOG_EXTENSION, Segment, finish_swaps};
+use crate::tail::Tail;
 use crate::volume::Volume;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64};
@@ -42,7 +43,7 @@ pub(crate) struct OpenLog {
     pub home: Home,
     pub topic_id: Option<TopicId>,
     pub volume: Arc<Volume>,
-    pub pool: Arc<BufferPool>,
+    pub memory: Arc<Memory>,
     pub config: LogConfig,
     /// From the checkpoints; zero for a new log.
     pub log_start: Offset,
@@ -147,7 +148,7 @@ fn assemble(
     [log_start, end, high_watermark]: [Offset; 3],
     report: RecoveryReport,
 ) -> Arc<Log> {
-    let OpenLog { home, topic_id, volume, pool, config, cleaned, .. } = open;
+    let OpenLog { home, topic_id, volume, memory, config, cleaned, .. } = open;
     // A log that ends below was cut since, and what it has now was never cleaned.
     let cleaned = cleaned.filter(|cleaned| *cleaned <= end).map_or(super::clean::NEVER_CLEANED, Offset::get);
     let was_compacted = config.cleanup_compact;
@@ -156,7 +157,8 @@ fn assemble(
         home,
         topic_id: topic_id.map_or_else(OnceLock::new, OnceLock::from),
         volume: Arc::clone(&volume),
-        pool,
+        tail: Tail::new(Arc::clone(&memory.tails)),
+        memory,
         config: RwLock::new(Arc::new(config)),
         segments: RwLock::new(Arc::new(segments)),
         appender: Mutex::new(appender),

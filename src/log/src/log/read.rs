@@ -197,7 +197,7 @@ impl Log {
         let available = usize::try_from(size.saturating_sub(position)).unwrap_or(usize::MAX);
         let mut want = limits.max_bytes.max(HEADER_LEN).min(available);
         loop {
-            let mut buffer = self.pool.take(want);
+            let mut buffer = self.memory.pool.take(want);
             let bytes = &mut buffer.bytes_mut()[..want];
             file.read_exact_at(bytes, position).map_err(io)?;
             let Ok(first) = BatchHeader::parse(bytes) else { return Ok(None) };

@@ -37,9 +37,11 @@ struct Scan {
 /// Scans the segments from the one that holds `recovery_point` on. The first damage ends the log: what is behind it is cut
 /// away, since offsets must not have holes.
 ///
-/// With `may_skip` batches may be missing inside a segment: compaction removed them, here or where they were copied from.
-/// Between two segments nothing is missing even then, unless it was stable (as a log may be that other software compacted): a
-/// segment begins where the one before it ended, and compaction keeps that end.
+/// Inside a segment batches may be missing: compaction removed them, here or where they were copied from, whatever the topic's
+/// policy is now. What a disk loses there does not look so: it leaves bytes that are no batch, or, no checksum covering them, an
+/// offset that the next batch or the recovery point contradicts. Between two segments nothing is
+/// missing, unless, with `may_skip`, it was stable (as a log may be that other software compacted): a segment begins where the one
+/// before it ended, and compaction keeps that end.
 pub(super) fn recover(
     home: &Home,
     mut segments: Vec<Arc<Segment>>,
@@ -94,24 +96,39 @@ fn scan(
     let file = segment.open_file()?;
     let mut index = segment.new_index();
     let mut scan = Scan { size: 0, unsynced: 0, end: segment.base(), damage: None };
+    let mut accept = |scan: &mut Scan, batch: &Scanned| {
+        let (epoch, start) = (batch.header.leader_epoch, batch.header.base_offset);
+        if epochs.last().is_none_or(|last| last.epoch != epoch) {
+            epochs.push(EpochStart { epoch, start });
+        }
+        segment.note_in(&mut index, batch);
+        (scan.size, scan.end) = (batch.end(), batch.header.next_offset());
+        if scan.end <= recovery_point {
+            scan.unsynced = scan.size;
+        }
+    };
+    // A batch behind a gap, until the next one shows that it is where it belongs: no checksum covers its offset.
+    let mut behind_gap: Option<Scanned> = None;
     let mut batches = BatchScan::checked(&*file, 0, segment.size());
     loop {
-        match batches.next() {
+        let next = batches.next();
+        if let Some(doubted) = behind_gap.take() {
+            match &next {
+                Ok(Some(batch)) if batch.header.base_offset < doubted.header.next_offset() => {
+                    scan.damage = Some(out_of_place(&doubted, scan.end));
+                    break;
+                }
+                _ => accept(&mut scan, &doubted),
+            }
+        }
+        match next {
             Ok(None) => break,
-            Ok(Some(batch)) if continues(&batch, scan.end, may_skip) => {
-                let (epoch, start) = (batch.header.leader_epoch, batch.header.base_offset);
-                if epochs.last().is_none_or(|last| last.epoch != epoch) {
-                    epochs.push(EpochStart { epoch, start });
-                }
-                segment.note_in(&mut index, &batch);
-                (scan.size, scan.end) = (batch.end(), batch.header.next_offset());
-                if scan.end <= recovery_point {
-                    scan.unsynced = scan.size;
-                }
+            Ok(Some(batch)) if batch.header.base_offset == scan.end => accept(&mut scan, &batch),
+            Ok(Some(batch)) if may_follow_a_gap(&batch, scan.end, recovery_point, may_skip) => {
+                behind_gap = Some(batch);
             }
             Ok(Some(batch)) => {
-                let found = batch.header.base_offset;
-                scan.damage = Some(format!("a batch at offset {found} where {} is due", scan.end));
+                scan.damage = Some(out_of_place(&batch, scan.end));
                 break;
             }
             Err(ScanError::Bad { reason, .. }) => {
@@ -131,9 +148,14 @@ fn scan(
     Ok(scan)
 }
 
-fn continues(batch: &Scanned, expected: Offset, may_skip: bool) -> bool {
+/// A log that is not compacted now ended at its recovery point once, so that no gap can lie across it.
+fn may_follow_a_gap(batch: &Scanned, expected: Offset, recovery_point: Offset, may_skip: bool) -> bool {
     let base = batch.header.base_offset;
-    base == expected || (may_skip && base > expected)
+    base > expected && (may_skip || expected >= recovery_point || base < recovery_point)
+}
+
+fn out_of_place(batch: &Scanned, expected: Offset) -> String {
+    format!("a batch at offset {} where {expected} is due", batch.header.base_offset)
 }
 
 /// Makes the good batches stable. A killed process leaves batches that only the page cache holds, and a sync alone does not

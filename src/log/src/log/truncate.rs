@@ -99,6 +99,8 @@ impl Log {
         self.check_writable()?;
         self.check_fence(&appender, epoch, LogMode::Following)?;
         self.generation.fetch_add(1, Ordering::AcqRel);
+        // Only once readers are warned: one that finds it nonetheless reads again.
+        self.tail.clear();
         let result = prepare(&mut appender).and_then(|prepared| {
             let changed = change(&mut appender, prepared);
             if let Err(err) = &changed {
@@ -125,12 +127,13 @@ impl Log {
         let segment = &segments[keep - 1];
         let found = segment.locate(offset)?;
         let position = found.map_or(segment.size(), |batch| batch.position);
-        let end = if self.may_have_gaps() {
+        let end = found.map_or(offset, |batch| batch.header.base_offset.min(offset));
+        let end = if self.may_have_gaps() || is_behind_a_gap(segment, end)? {
             // Where compaction left a gap in front of the place, the log ends before it: with a batch, as it does whenever it
             // is opened.
             segment.end_before(position)?.min(offset)
         } else {
-            found.map_or(offset, |batch| batch.header.base_offset.min(offset))
+            end
         };
         // The batch that held the log's start may go as a whole.
         self.lower(end, end, || appender.epochs.truncate_from_end(end))?;
@@ -258,4 +261,11 @@ impl Log {
         producers::replay(&mut appender.producers, &segments, end, now)?;
         producers::recall(&mut appender.producers, &segments)
     }
+}
+
+/// Whether no batch of the segment holds the offset in front of this one.
+fn is_behind_a_gap(segment: &Segment, offset: Offset) -> Result<bool, ReadError> {
+    let before = Offset(offset.get() - 1);
+    Ok(before >= segment.base()
+        && segment.locate(before)?.is_none_or(|batch| batch.header.base_offset > before))
 }

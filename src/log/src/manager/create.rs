@@ -123,7 +123,7 @@ impl LogManager {
             home: home(&self.storage, path, &log.partition),
             topic_id: log.topic_id,
             volume: Arc::clone(&dir.volume),
-            pool: Arc::clone(&self.pool),
+            memory: Arc::clone(&self.memory),
             config: log.config.clone(),
             log_start: Offset::ZERO,
             recovery_point: Some(Offset::ZERO),

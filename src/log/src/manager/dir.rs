@@ -9,8 +9,9 @@ use crate::storage::{DirLock, Storage};
 use crate::uuid_text::DirectoryId;
 use crate::volume::Volume;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use thalweg_core::BrokerEpoch;
 
 pub(super) struct DataDir {
@@ -22,7 +23,15 @@ pub(super) struct DataDir {
     pub clean_epoch: Option<BrokerEpoch>,
     /// Whether it lost what was stable, and the cluster does not know yet.
     pub damaged: AtomicBool,
+    opened: OnceLock<Opened>,
     _lock: Box<dyn DirLock>,
+}
+
+/// How the opening of the logs went.
+#[derive(Clone, Copy, Default)]
+struct Opened {
+    took: Duration,
+    recovered: usize,
 }
 
 impl DataDir {
@@ -50,7 +59,8 @@ impl DataDir {
         };
         let damaged = AtomicBool::new(data_dir::is_damaged(&**storage, path)?);
         let volume = Volume::new(Arc::clone(storage), path.to_owned());
-        Ok(DataDir { volume, id: properties.directory_id, clean, clean_epoch, damaged, _lock: lock })
+        let (id, opened) = (properties.directory_id, OnceLock::new());
+        Ok(DataDir { volume, id, clean, clean_epoch, damaged, opened, _lock: lock })
     }
 
     /// Notes the damage that the opening of the logs found. Before the recovery points are written anew.
@@ -62,12 +72,19 @@ impl DataDir {
         Ok(())
     }
 
+    /// Notes that the logs are open, and how long that took.
+    pub fn note_opened(&self, took: Duration) {
+        let recovered = self.volume.logs().iter().filter(|log| log.recovery_report().recovered).count();
+        let _ = self.opened.set(Opened { took, recovered });
+    }
+
     pub fn path(&self) -> &Path {
         &self.volume.path
     }
 
     pub fn state(&self, storage: &dyn Storage) -> DirState {
         let logs = self.volume.logs();
+        let Opened { took, recovered } = self.opened.get().copied().unwrap_or_default();
         DirState {
             path: self.path().to_owned(),
             id: self.id,
@@ -75,6 +92,10 @@ impl DataDir {
             logs: logs.len(),
             log_bytes: logs.iter().map(|log| log.size_bytes()).sum(),
             available_bytes: storage.available_bytes(self.path()).ok(),
+            capacity_bytes: storage.capacity_bytes(self.path()).ok(),
+            waiting_for_sync: self.volume.queue.len(),
+            opened_in: took,
+            recovered_logs: recovered,
         }
     }
 

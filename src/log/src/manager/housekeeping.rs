@@ -65,7 +65,7 @@ impl LogManager {
             }
         }
         if checkpoint {
-            self.pool.trim();
+            self.memory.pool.trim();
         }
         for dir in self.dirs.iter().filter(|dir| dir.volume.failure().is_none()) {
             let volume = &dir.volume;

@@ -12,9 +12,11 @@ use crate::config::LogConfig;
 use crate::data_dir;
 use crate::error::{OpenError, StorageError};
 use crate::log::Log;
-use crate::pool::BufferPool;
+use crate::pool::Memory;
 use crate::storage::Storage;
+use crate::tail::DEFAULT_TAIL_BYTES;
 use crate::uuid_text::DirectoryId;
+use crate::volume::FlushObserver;
 pub use create::NewLog;
 use delete::Doomed;
 use dir::DataDir;
@@ -22,9 +24,10 @@ use housekeeping::Rounds;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 use thalweg_core::{BrokerEpoch, BrokerId, ClusterId, TopicPartition};
 
 /// Free read buffers that are kept, in bytes.
@@ -59,6 +62,9 @@ pub struct LogManagerConfig {
     pub commit_mode: CommitMode,
     /// Free read buffers that are kept, in bytes. Default [`DEFAULT_FREE_BUFFER_BYTES`].
     pub free_buffer_bytes: usize,
+    /// Batches that are kept in memory for followers until they have them, in bytes over all logs; 0 keeps none. Default
+    /// [`DEFAULT_TAIL_BYTES`].
+    pub tail_bytes: usize,
     /// Default [`DEFAULT_RETENTION_CHECK_MS`].
     pub retention_check_ms: i64,
     /// Default [`DEFAULT_CHECKPOINT_MS`].
@@ -79,6 +85,7 @@ impl LogManagerConfig {
             node_id,
             commit_mode: CommitMode::Threads,
             free_buffer_bytes: DEFAULT_FREE_BUFFER_BYTES,
+            tail_bytes: DEFAULT_TAIL_BYTES,
             retention_check_ms: DEFAULT_RETENTION_CHECK_MS,
             checkpoint_ms: DEFAULT_CHECKPOINT_MS,
             high_watermark_checkpoint_ms: DEFAULT_HIGH_WATERMARK_CHECKPOINT_MS,
@@ -122,13 +129,21 @@ pub struct DirState {
     pub log_bytes: u64,
     /// Bytes that may still be written; `None` if the file system does not say.
     pub available_bytes: Option<u64>,
+    /// Bytes that the file system holds in all; `None` if it does not say.
+    pub capacity_bytes: Option<u64>,
+    /// Logs that wait for a sync.
+    pub waiting_for_sync: usize,
+    /// How long it took to open the logs at the start, recovery included.
+    pub opened_in: Duration,
+    /// Logs that had to be scanned then.
+    pub recovered_logs: usize,
 }
 
 /// The logs of a broker. Holds the data directories' locks until it is dropped.
 pub struct LogManager {
     config: LogManagerConfig,
     storage: Arc<dyn Storage>,
-    pool: Arc<BufferPool>,
+    memory: Arc<Memory>,
     logs: RwLock<BTreeMap<TopicPartition, Arc<Log>>>,
     /// Creations and deletions run one at a time.
     changes: Mutex<()>,
@@ -163,6 +178,11 @@ impl LogManager {
     /// How the data directories are.
     pub fn dir_states(&self) -> Vec<DirState> {
         self.dirs.iter().map(|dir| dir.state(&*self.storage)).collect()
+    }
+
+    /// Tells `observer_of(directory)` of every sync of a log in that directory from now on. The first call counts.
+    pub fn on_flush(&self, observer_of: impl Fn(&Path) -> FlushObserver) {
+        self.dirs.iter().for_each(|dir| dir.volume.observe(observer_of(dir.path())));
     }
 
     /// The epoch of the registration under which every directory was last closed cleanly; `None` if one was not, or is new.

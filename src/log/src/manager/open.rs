@@ -10,13 +10,15 @@ use crate::config::LogConfig;
 use crate::error::{OpenError, StorageError};
 use crate::log::{Log, OpenLog};
 use crate::partition_metadata;
-use crate::pool::BufferPool;
+use crate::pool::{BufferPool, Memory};
 use crate::segment::{Home, LOG_EXTENSION};
 use crate::storage::{OpenMode, Storage};
+use crate::tail::TailBudget;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 use thalweg_core::{Offset, Timestamp, TopicId, TopicPartition};
 
 impl LogManager {
@@ -37,10 +39,14 @@ impl LogManager {
             dirs.push(DataDir::open(&storage, path, &config)?);
         }
         let pool = BufferPool::new(config.free_buffer_bytes);
+        let memory = Arc::new(Memory { pool, tails: TailBudget::new(config.tail_bytes) });
         let mut logs = BTreeMap::new();
         for dir in &dirs {
-            open_logs(&storage, dir, &pool, now, config_for, openers(config.commit_mode), &mut logs)?;
+            // Only told, never decided by.
+            let begun = Instant::now();
+            open_logs(&storage, dir, &memory, now, config_for, openers(config.commit_mode), &mut logs)?;
             dir.note_damage(&*storage)?;
+            dir.note_opened(begun.elapsed());
             // From here on the checkpoints must not know of logs that are gone, nor miss those that were cut.
             dir.volume.write_recovery_points()?;
             dir.volume.write_log_starts()?;
@@ -65,7 +71,7 @@ impl LogManager {
         Ok(LogManager {
             config,
             storage,
-            pool,
+            memory,
             logs: RwLock::new(logs),
             changes: Mutex::default(),
             doomed: Mutex::default(),
@@ -120,7 +126,7 @@ impl LogManager {
         };
         dir.volume.forget_on_disk(&[partition])?;
         let path = dir.path().join(partition.to_string());
-        let log = create(&self.storage, dir, &self.pool, partition, &path, topic_id, config, adopted, now);
+        let log = create(&self.storage, dir, &self.memory, partition, &path, topic_id, config, adopted, now);
         let log = match log {
             Ok(log) => log,
             Err(err) => {
@@ -192,7 +198,7 @@ const MAX_OPENERS: usize = 8;
 struct Opener<'a> {
     storage: &'a Arc<dyn Storage>,
     dir: &'a DataDir,
-    pool: &'a Arc<BufferPool>,
+    memory: &'a Arc<Memory>,
     now: Timestamp,
     config_for: &'a (dyn Fn(&TopicPartition) -> LogConfig + Sync),
     recovery_points: BTreeMap<TopicPartition, Offset>,
@@ -204,7 +210,7 @@ struct Opener<'a> {
 fn open_logs(
     storage: &Arc<dyn Storage>,
     dir: &DataDir,
-    pool: &Arc<BufferPool>,
+    memory: &Arc<Memory>,
     now: Timestamp,
     config_for: &(dyn Fn(&TopicPartition) -> LogConfig + Sync),
     threads: usize,
@@ -214,7 +220,7 @@ fn open_logs(
     let opener = Opener {
         storage,
         dir,
-        pool,
+        memory,
         now,
         config_for,
         recovery_points: volume.read_offsets(RECOVERY_POINT_CHECKPOINT)?,
@@ -266,7 +272,7 @@ impl Opener<'_> {
 
     /// Opens the log in a folder; `None` if there is none.
     fn open(&self, name: &str) -> Result<Option<(TopicPartition, Arc<Log>)>, OpenError> {
-        let Opener { storage, dir, pool, now, config_for, .. } = self;
+        let Opener { storage, dir, memory, now, config_for, .. } = self;
         let path = dir.path().join(name);
         if delete::is_doomed(name) {
             storage.remove_dir_all(&path).map_err(|err| StorageError::io("remove", &path, err))?;
@@ -291,7 +297,7 @@ impl Opener<'_> {
             topic_id,
             home: home(storage, path, &partition),
             volume: Arc::clone(&dir.volume),
-            pool: Arc::clone(pool),
+            memory: Arc::clone(memory),
             config: config_for(&partition),
             log_start: at(&self.log_starts).unwrap_or(Offset::ZERO),
             recovery_point: at(&self.recovery_points),
@@ -331,7 +337,7 @@ pub(super) fn home(storage: &Arc<dyn Storage>, path: PathBuf, partition: &TopicP
 fn create(
     storage: &Arc<dyn Storage>,
     dir: &DataDir,
-    pool: &Arc<BufferPool>,
+    memory: &Arc<Memory>,
     partition: &TopicPartition,
     path: &Path,
     topic_id: Option<TopicId>,
@@ -347,7 +353,7 @@ fn create(
         home: home(storage, path.to_owned(), partition),
         topic_id,
         volume: Arc::clone(&dir.volume),
-        pool: Arc::clone(pool),
+        memory: Arc::clone(memory),
         config,
         log_start: Offset::ZERO,
         // A new folder has nothing to scan: that saves a sync and two files for each of many partitions.

@@ -8,7 +8,11 @@
 //! The folder is synced behind each step, since a crash may keep any of the names that were changed since the last sync. A
 //! `.log.swap` is what decides: it is whole, and every segment that begins in its range is one of those it replaces. It ends
 //! where they ended, because compaction keeps a group's last batch, if need be without records.
+//!
+//! What is written goes past the page cache where the file system allows. Through it hundreds of megabytes would wait to be
+//! written, and the next sync of an append waits for its place behind them (ADR 22).
 
+use super::gather::Gather;
 use super::{BatchScan, Home, LOG_EXTENSION, Scanned, Segment, index::SegmentIndex};
 use crate::config::LogConfig;
 use crate::error::{ReadError, StorageError};
@@ -32,8 +36,8 @@ const EXTENSIONS: [&str; 3] = [time::EXTENSION, offset::EXTENSION, LOG_EXTENSION
 
 /// Bytes that are gathered for one write.
 const WRITE_BYTES: usize = 1 << 20;
-/// Bytes from which on what was written is synced, so that the last sync has no gigabyte to wait for and others' syncs do
-/// not wait behind it.
+/// Bytes from which on what was written through the page cache is synced, so that the last sync has no gigabyte to wait for and
+/// others' syncs do not wait behind it.
 const SYNC_BYTES: u64 = 16 << 20;
 
 /// A segment in the making.
@@ -43,8 +47,10 @@ pub(crate) struct CleanedSegment {
     base: Offset,
     index_interval: u64,
     file: Arc<dyn LogFile>,
+    /// The same file, for writes past the page cache; none where they are refused.
+    direct: Option<Arc<dyn LogFile>>,
     index: SegmentIndex,
-    buffer: Vec<u8>,
+    buffer: Gather,
     written: u64,
     synced: u64,
 }
@@ -64,6 +70,13 @@ impl CleanedSegment {
         let path = name(&home.dir, base, LOG_EXTENSION, CLEANED);
         let opened = home.storage.open(&path, OpenMode::Truncate);
         let file = opened.map_err(|err| StorageError::io("create", &path, err))?;
+        let direct = match home.storage.open_direct(&path) {
+            Ok(direct) => direct,
+            Err(err) => {
+                tracing::debug!(path = %path.display(), error = %err, "no direct writes");
+                None
+            }
+        };
         let index = SegmentIndex::empty_at(&home.dir, base, CLEANED);
         let index_interval = config.index_interval_bytes;
         Ok(CleanedSegment {
@@ -71,8 +84,9 @@ impl CleanedSegment {
             base,
             index_interval,
             file,
+            direct,
             index,
-            buffer: Vec::new(),
+            buffer: Gather::new(WRITE_BYTES),
             written: 0,
             synced: 0,
         })
@@ -86,20 +100,42 @@ impl CleanedSegment {
     /// Adds a batch, which must lie above those before.
     pub fn append(&mut self, header: &BatchHeader, bytes: &[u8]) -> Result<(), StorageError> {
         self.index.note(&Scanned { header: *header, position: self.size() }, self.base, self.index_interval);
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= WRITE_BYTES {
-            self.write_out()?;
-            let stored = self.index.store_if_large(&*self.home.storage);
-            stored.map_err(|err| self.error("store the index of", err))?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            rest = self.buffer.take(rest);
+            if self.buffer.is_full() {
+                self.write_out()?;
+                let stored = self.index.store_if_large(&*self.home.storage);
+                stored.map_err(|err| self.error("store the index of", err))?;
+            }
         }
-        if self.written - self.synced >= SYNC_BYTES {
+        if self.direct.is_none() && self.written - self.synced >= SYNC_BYTES {
             self.sync()?;
         }
         Ok(())
     }
 
+    /// Writes what was gathered: all of it only if it is full or nothing follows, so that each direct write begins where it may.
     fn write_out(&mut self) -> Result<(), StorageError> {
-        let done = self.file.write_all_at(&mut [IoSlice::new(&self.buffer)], self.written);
+        let (mut whole, rest) = self.buffer.parts();
+        let mut at = self.written;
+        if let Some(direct) = &self.direct
+            && !whole.is_empty()
+        {
+            match direct.write_all_at(&mut [IoSlice::new(whole)], at) {
+                Ok(()) => {
+                    at += whole.len() as u64;
+                    whole = &[];
+                }
+                // Some file systems open a file so and take no such write, or want larger blocks.
+                Err(err) if err.kind() == ErrorKind::InvalidInput || err.kind() == ErrorKind::Unsupported => {
+                    tracing::debug!(partition = %self.home.partition, error = %err, "no direct writes");
+                    self.direct = None;
+                }
+                Err(err) => return Err(self.error("write", err)),
+            }
+        }
+        let done = self.file.write_all_at(&mut [IoSlice::new(whole), IoSlice::new(rest)], at);
         done.map_err(|err| self.error("write", err))?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
@@ -108,7 +144,7 @@ impl CleanedSegment {
 
     /// Makes the batches stable.
     pub fn sync(&mut self) -> Result<(), StorageError> {
-        if !self.buffer.is_empty() {
+        if self.buffer.len() > 0 {
             self.write_out()?;
         }
         if self.synced < self.written {

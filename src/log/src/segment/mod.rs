@@ -4,6 +4,7 @@
 //! below it are written and do not change, except when the log is truncated.
 
 mod cleaned;
+mod gather;
 mod index;
 mod lookup;
 mod scan;

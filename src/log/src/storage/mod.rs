@@ -39,6 +39,9 @@ pub enum OpenMode {
     Truncate,
 }
 
+/// Direct writes begin at addresses and places in the file that are multiples of this, and are as long, in bytes.
+pub const DIRECT_ALIGN: usize = 4096;
+
 /// One name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirEntry {
@@ -85,6 +88,13 @@ pub trait Storage: Debug + Send + Sync + 'static {
     fn exists(&self, path: &Path) -> io::Result<bool>;
     /// Opens a file.
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn LogFile>>;
+    /// One more handle on an existing file whose writes go past the page cache, so that they leave nothing behind to be written.
+    /// They are not stable before [`LogFile::sync_data`], which any handle of the file may call, and must keep to
+    /// [`DIRECT_ALIGN`]. `None` where the storage has no such writes; it may also refuse the first one with `InvalidInput`.
+    fn open_direct(&self, path: &Path) -> io::Result<Option<Arc<dyn LogFile>>> {
+        let _ = path;
+        Ok(None)
+    }
     /// Renames a file or directory, replacing a file of the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
@@ -95,6 +105,11 @@ pub trait Storage: Debug + Send + Sync + 'static {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Bytes that may still be written below `dir`.
     fn available_bytes(&self, dir: &Path) -> io::Result<u64>;
+    /// Bytes that the file system of `dir` holds in all, written or not. `Unsupported` where that is not known.
+    fn capacity_bytes(&self, dir: &Path) -> io::Result<u64> {
+        let _ = dir;
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Takes the exclusive lock file `path`. `ErrorKind::WouldBlock` if another process (or this one) holds it.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DirLock>>;
 }

@@ -115,6 +115,16 @@ impl Storage for OsStorage {
         Ok(Arc::new(OsFile { file, path: path.to_owned() }))
     }
 
+    fn open_direct(&self, path: &Path) -> io::Result<Option<Arc<dyn LogFile>>> {
+        let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
+        match retry(|| rustix::fs::open(path, flags, Mode::empty())) {
+            Ok(file) => Ok(Some(Arc::new(OsFile { file: File::from(file), path: path.to_owned() }))),
+            // The file system has no such thing.
+            Err(err) if err.kind() == io::ErrorKind::InvalidInput => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
@@ -134,6 +144,13 @@ impl Storage for OsStorage {
     fn available_bytes(&self, dir: &Path) -> io::Result<u64> {
         let stat = retry(|| rustix::fs::statvfs(dir))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn capacity_bytes(&self, dir: &Path) -> io::Result<u64> {
+        let stat = retry(|| rustix::fs::statvfs(dir))?;
+        // What only root may write does not count: nobody else can fill it.
+        let reserved = stat.f_bfree.saturating_sub(stat.f_bavail);
+        Ok(stat.f_blocks.saturating_sub(reserved).saturating_mul(stat.f_frsize))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DirLock>> {

@@ -1,6 +1,6 @@
 //! What every [`Storage`] must do. Each implementation runs all of it.
 
-use super::{LogFile, OpenMode, OsStorage, SimStorage, Storage};
+use super::{DIRECT_ALIGN, LogFile, OpenMode, OsStorage, SimStorage, Storage};
 use proptest::prelude::*;
 use std::io::{ErrorKind, IoSlice};
 use std::path::{Path, PathBuf};
@@ -44,6 +44,7 @@ conformance!(
     writes_beyond_the_end_fill_with_zeros,
     reservations_do_not_change_the_length,
     files_are_cut_and_extended,
+    direct_writes_and_others_share_a_file,
     open_modes_keep_their_word,
     a_read_handle_cannot_write,
     a_mapping_holds_the_first_bytes,
@@ -127,6 +128,27 @@ fn files_are_cut_and_extended(world: &World) {
     assert_eq!(read_all(&*file), b"ab");
     file.set_len(4).unwrap();
     assert_eq!(read_all(&*file), b"ab\0\0", "what was cut away does not come back");
+}
+
+fn direct_writes_and_others_share_a_file(world: &World) {
+    let missing = world.storage.open_direct(&world.path("none"));
+    assert!(missing.map_or_else(|err| err.kind() == ErrorKind::NotFound, |direct| direct.is_none()));
+    let file = world.storage.open(&world.path("a"), OpenMode::Truncate).unwrap();
+    let Some(direct) = world.storage.open_direct(&world.path("a")).unwrap() else { return };
+    let mut bytes = vec![0; 3 * DIRECT_ALIGN];
+    let start = bytes.as_ptr().align_offset(DIRECT_ALIGN);
+    let block = &mut bytes[start..start + 2 * DIRECT_ALIGN];
+    block.fill(b'x');
+    match direct.write_all_at(&mut [IoSlice::new(block)], 0) {
+        Err(err) if err.kind() == ErrorKind::InvalidInput => return,
+        done => done.unwrap(),
+    }
+    let end = 2 * DIRECT_ALIGN as u64;
+    file.write_all_at(&mut [IoSlice::new(b"end")], end).unwrap();
+    file.sync_data().unwrap();
+    let read = read_all(&*file);
+    assert_eq!((read.len() as u64, &read[end as usize - 1..]), (end + 3, &b"xend"[..]));
+    assert!(read[..end as usize].iter().all(|byte| *byte == b'x'));
 }
 
 fn open_modes_keep_their_word(world: &World) {
@@ -259,6 +281,9 @@ fn syncs_succeed_and_space_is_known(world: &World) {
     file.sync_data().unwrap();
     world.storage.sync_dir(&world.root).unwrap();
     assert!(world.storage.available_bytes(&world.root).unwrap() > 0);
+    if let Ok(capacity) = world.storage.capacity_bytes(&world.root) {
+        assert!(capacity >= world.storage.available_bytes(&world.root).unwrap());
+    }
 }
 
 // === both at once: any sequence of calls has the same result on either ===

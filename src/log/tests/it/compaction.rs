@@ -10,7 +10,7 @@ use thalweg_core::compression::Compression;
 use thalweg_core::{LeaderEpoch, Offset, Sequence, Timestamp};
 use thalweg_log::dump::{self, FindingKind};
 use thalweg_log::storage::{FaultError, OpKind, OpenMode, SimStorage, Storage};
-use thalweg_log::{CleanStep, Log, LogConfig, LogManager, LogMode, ReadBound};
+use thalweg_log::{AppendError, CleanStep, Log, LogConfig, LogManager, LogMode, ReadBound};
 
 const DIR: &str = "/data";
 const DAY: i64 = 86_400_000;
@@ -494,6 +494,50 @@ fn a_log_that_is_no_longer_compacted_keeps_its_gaps_after_a_crash() {
     let broker = Broker::on(sim, LogConfig { cleanup_compact: false, ..compact() });
     assert_eq!(rows(&broker.log), left);
     assert_eq!(broker.log.recovery_report().cut_bytes, 0);
+}
+
+/// The leader's log was compacted under an earlier policy, and this replica is made only now: what it is sent has gaps.
+#[test]
+fn a_replica_of_a_topic_that_is_no_longer_compacted_takes_its_gaps_and_keeps_them() {
+    let leader = Broker::new(compact());
+    for i in 0..40 {
+        let key = if i % 5 == 0 { format!("only-{i}") } else { format!("k{}", i % 2) };
+        leader.put(&key, Some(&format!("{i}")));
+    }
+    leader.commit();
+    assert!(leader.clean_at(NOW));
+    let left = rows(&leader.log);
+    let end = leader.log.log_end_offset();
+    assert!((left.len() as i64) < end.get());
+    let bytes = crate::harness::read_from(&leader.log, Offset(0), ReadBound::LogEnd);
+
+    let delete = LogConfig { cleanup_compact: false, ..compact() };
+    let follower = Broker::new(delete.clone());
+    follower.log.begin_epoch(EPOCH, LogMode::Following).unwrap();
+    follower.log.append_as_follower(&bytes, EPOCH, NOW).unwrap();
+    assert_eq!((rows(&follower.log), follower.log.log_end_offset()), (left.clone(), end));
+    // What goes back is refused all the same, and nothing is changed by it.
+    let again = follower.log.append_as_follower(&bytes, EPOCH, NOW);
+    assert!(matches!(again, Err(AppendError::NotContinuous { .. })), "{again:?}");
+
+    // A crash finds no damage in the gaps.
+    flush(&follower.manager, &follower.log);
+    let Broker { sim, manager, log, .. } = follower;
+    drop((manager, log));
+    sim.power_cut_strict();
+    let follower = Broker::on(sim, delete);
+    assert!(follower.log.recovery_report().recovered);
+    assert_eq!((rows(&follower.log), follower.log.log_end_offset()), (left.clone(), end));
+    assert_eq!(follower.log.recovery_report().cut_bytes, 0);
+
+    // Cut inside a gap it ends with a batch, as it would after the next start.
+    let gap = left.windows(2).find(|pair| pair[1].offset.get() > pair[0].offset.get() + 1).unwrap();
+    follower.log.begin_epoch(EPOCH, LogMode::Following).unwrap();
+    let cut = follower.log.truncate_to(gap[1].offset, EPOCH).unwrap();
+    assert!(cut <= gap[1].offset);
+    let left = rows(&follower.log);
+    let follower = follower.reopen();
+    assert_eq!((rows(&follower.log), follower.log.log_end_offset()), (left, cut));
 }
 
 #[test]

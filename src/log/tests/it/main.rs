@@ -17,3 +17,4 @@ mod many;
 mod model;
 mod reads;
 mod replicas;
+mod tails;

@@ -22,7 +22,10 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
                 }
                 // A new leader's first entry is empty.
                 None if entry.data.is_empty() => None,
-                None => Some(self.machine.apply(entry.index, &entry.data)),
+                None => {
+                    self.machine.check(entry.index, &entry.data)?;
+                    Some(self.machine.apply(entry.index, &entry.data))
+                }
             };
             self.applied.index = entry.index;
             self.applied.term = entry.term;

@@ -1,19 +1,23 @@
-//! Counts calls by method and code, and tells of each at debug level.
+//! Counts calls by method and code, tells of each at debug level, and gives it a span if spans are exported.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context as TaskContext, Poll};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use opentelemetry::Context;
+use opentelemetry::context::FutureExt;
+use opentelemetry_sdk::trace::SdkTracer;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
+use super::span::ServerSpan;
 use crate::methods::MethodKind;
 use crate::metrics::{CallMetrics, MethodStats};
 
@@ -21,12 +25,18 @@ use crate::metrics::{CallMetrics, MethodStats};
 #[derive(Clone, Debug)]
 pub struct TraceLayer {
     metrics: CallMetrics,
+    tracer: Option<SdkTracer>,
 }
 
 impl TraceLayer {
-    /// Counts into `metrics`.
+    /// Counts into `metrics`. Calls have spans if the process exported any when this was made.
     pub fn new(metrics: CallMetrics) -> Self {
-        Self { metrics }
+        Self { metrics, tracer: crate::telemetry::server_tracer() }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_tracer(metrics: CallMetrics, tracer: SdkTracer) -> Self {
+        Self { metrics, tracer: Some(tracer) }
     }
 
     pub(crate) fn metrics(&self) -> &CallMetrics {
@@ -38,18 +48,21 @@ impl<S> Layer<S> for TraceLayer {
     type Service = Trace<S>;
 
     fn layer(&self, inner: S) -> Trace<S> {
-        Trace { inner, metrics: self.metrics.clone() }
+        Trace { inner, metrics: self.metrics.clone(), tracer: self.tracer.clone() }
     }
 }
 
 /// Counts the calls of the service within.
 ///
 /// A unary call counts when its trailers are written, with its code and duration. A stream counts when it is let in
-/// or refused; its messages and its end are not watched, since that would cost every message.
+/// or refused; its messages and its end are not watched, since that would cost every message. Only a span that is recorded
+/// watches for a stream's end. The handler runs in the context of the span, up to the head of its response; so what a stream's
+/// messages bring about belongs to the traces that they name, and not to the stream's.
 #[derive(Clone, Debug)]
 pub struct Trace<S> {
     inner: S,
     metrics: CallMetrics,
+    tracer: Option<SdkTracer>,
 }
 
 // === impl Trace ===
@@ -63,17 +76,27 @@ where
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let stats = self.metrics.of(request.uri().path());
         let kind = stats.kind;
-        let mut call = Call { stats, uri: request.uri().clone(), started: Instant::now(), counted: false };
+        let tracer = self.tracer.as_ref();
+        let span = tracer.and_then(|tracer| ServerSpan::begin(tracer, stats.traced, &request));
+        let context = span.as_ref().map(ServerSpan::context);
+        let mut call =
+            Call { stats, uri: request.uri().clone(), started: Instant::now(), counted: false, span };
+        // Handlers may begin before they are polled.
+        let attached = context.clone().map(Context::attach);
         let response = self.inner.call(request);
+        drop(attached);
         Box::pin(async move {
-            let response = response.await?;
+            let response = match context {
+                Some(context) => response.with_context(context).await?,
+                None => response.await?,
+            };
             let code = code_in(response.headers());
             Ok(match (kind, code) {
                 (MethodKind::Unary, None) => response.map(|body| Body::new(TracedBody { inner: body, call })),
@@ -83,7 +106,11 @@ where
                 }
                 (MethodKind::Streaming, code) => {
                     call.begun(code);
-                    response
+                    if code.is_none() && call.span.as_ref().is_some_and(ServerSpan::is_recording) {
+                        response.map(|body| Body::new(TracedBody { inner: body, call }))
+                    } else {
+                        response
+                    }
                 }
             })
         })
@@ -96,18 +123,25 @@ struct Call {
     uri: Uri,
     started: Instant,
     counted: bool,
+    span: Option<ServerSpan>,
 }
 
 // === impl Call ===
 
 impl Call {
     fn ended(&mut self, code: Code) {
-        if std::mem::replace(&mut self.counted, true) {
-            return;
+        let span = self.span.take();
+        if !std::mem::replace(&mut self.counted, true) {
+            let duration = self.started.elapsed();
+            self.stats.ended(code, duration);
+            // The line belongs to the call's trace.
+            let attached = span.as_ref().map(|span| span.context().attach());
+            tracing::debug!(method = self.uri.path(), ?code, ?duration, "call ended");
+            drop(attached);
         }
-        let duration = self.started.elapsed();
-        self.stats.ended(code, duration);
-        tracing::debug!(method = self.uri.path(), ?code, ?duration, "call ended");
+        if let Some(span) = span {
+            span.end(code);
+        }
     }
 
     fn begun(&mut self, refusal: Option<Code>) {
@@ -116,6 +150,9 @@ impl Call {
         match refusal {
             Some(code) => {
                 self.stats.refused(code);
+                if let Some(span) = self.span.take() {
+                    span.end(code);
+                }
                 tracing::debug!(method = self.uri.path(), ?code, ?duration, "stream refused");
             }
             None => {
@@ -132,7 +169,7 @@ impl Drop for Call {
     }
 }
 
-/// The body of a unary response: reads the code from the trailers that pass.
+/// The body of a unary response, or of a stream with a span: reads the code from the trailers that pass.
 struct TracedBody {
     inner: Body,
     call: Call,
@@ -146,7 +183,7 @@ impl HttpBody for TracedBody {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
+        cx: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         match &polled {

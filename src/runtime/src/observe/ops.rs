@@ -44,6 +44,10 @@ pub enum OpsError {
     Bind(#[from] crate::net::BindError),
 }
 
+/// The name under which the process is said to live: serving from the opening of the port to the end of the process, whatever it
+/// waits for. For liveness probes.
+pub const LIVE: &str = "thalweg.live";
+
 /// An open port. What it says of the process's health is set through it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct OpsPort {
@@ -73,6 +77,7 @@ impl OpsPort {
         let reporter = health.clone();
         tokio::spawn(async move {
             reporter.set_service_status("", ServingStatus::NotServing).await;
+            reporter.set_service_status(LIVE, ServingStatus::Serving).await;
             serve(ops, Incoming::from_listener(listener, true), shutdown).await;
         });
         tracing::info!(%address, "metrics and health");

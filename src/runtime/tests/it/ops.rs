@@ -68,6 +68,7 @@ async fn metrics_health_and_the_log_filter_share_a_port() {
         answer.map(|answer| answer.into_inner().status()).map_err(|status| status.code())
     };
     assert_eq!(health("").await, Ok(ServingStatus::NotServing));
+    assert_eq!(health("thalweg.live").await, Ok(ServingStatus::Serving));
     assert_eq!(health("thalweg.broker").await, Err(tonic::Code::NotFound));
     port.set_ready(true, &["thalweg.broker"]).await;
     assert_eq!(health("").await, Ok(ServingStatus::Serving));

@@ -1,21 +1,23 @@
 //! A member that speaks the bare protocol and reads from the leaders, as the SDK does: the product's own state machine, in a shell
 //! that also freezes, hangs and crashes.
 
-use super::api::error_of;
+mod calls;
+
+pub use calls::accepted;
+
 use super::seat::{REBALANCE, SESSION, Seat};
 use crate::board::Phase;
-use crate::checker::{CommitId, HoldId, OffsetRead, Partition, Process};
+use crate::checker::{HoldId, OffsetRead, Partition, Process};
 use crate::dice::Dice;
 use crate::workload::read::records;
+use calls::Done;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use thalweg_client::{Chunk, PartitionReader, ReaderConfig, Start, proto};
 use thalweg_core::group::assignor::TopicIdPartition;
-use thalweg_core::group::member::{Answer, Event, Loss, Membership, Outgoing, Timeouts};
-use thalweg_core::group::{InstanceId, MemberEpoch, MemberId, Subscription};
-use thalweg_core::metadata::command::Refusal;
-use thalweg_core::{ErrorCode, Offset, PartitionId, TopicId, TopicName};
-use thalweg_proto::ApiError;
+use thalweg_core::group::member::{Event, Loss, Membership, Timeouts};
+use thalweg_core::group::{InstanceId, MemberId, Subscription};
+use thalweg_core::{Offset, PartitionId, TopicName};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -51,20 +53,6 @@ struct Held {
     giving: bool,
 }
 
-/// What a call brought.
-enum Done {
-    Answered(u64, Result<Answer, Refusal>),
-    Started {
-        sessions: BTreeMap<Partition, u32>,
-        asked: Duration,
-        offsets: Result<BTreeMap<Partition, i64>, ApiError>,
-    },
-    Committed {
-        commits: Vec<(Partition, HoldId, CommitId, i64)>,
-        outcome: Result<BTreeSet<Partition>, ApiError>,
-    },
-}
-
 /// How far the end of a life is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -91,8 +79,9 @@ struct Member<'a> {
     reassign_at: Option<Instant>,
     stage: Stage,
     all_topics: bool,
-    /// Whether what it takes for its own is its own. Not after it left for want of a poll and joined again under the same id: a
-    /// goodbye names no epoch, so one that was long on its way puts it out a second time, which it hears a little later.
+    life: u64,
+    /// Whether what it takes for its own is its own. Not after it left for want of a poll and joined again under the same id: it may be
+    /// put out a second time, which it hears a little later (seed 9 shows two who have a partition for 2 s).
     punctual: bool,
 }
 
@@ -125,6 +114,7 @@ impl<'a> Member<'a> {
             reassign_at: None,
             stage: Stage::Living,
             all_topics,
+            life: dice.next(),
             punctual: true,
         }
     }
@@ -254,79 +244,6 @@ impl<'a> Member<'a> {
             }
         }
         false
-    }
-
-    fn send(&mut self, beat: Outgoing) {
-        let joins = beat.epoch == MemberEpoch::JOIN;
-        let topics = |partitions: thalweg_core::group::state::Partitions| {
-            let mut topics: BTreeMap<TopicId, Vec<i32>> = BTreeMap::new();
-            for at in partitions {
-                topics.entry(at.topic).or_default().push(at.partition.get());
-            }
-            let topic = |(id, partitions): (TopicId, Vec<i32>)| proto::TopicPartitions {
-                topic_id: id.0.to_vec().into(),
-                topic: String::new(),
-                partitions,
-            };
-            proto::AssignedPartitions { topics: topics.into_iter().map(topic).collect() }
-        };
-        let millis = |time: Duration| Some(time.as_millis() as u32);
-        let request = proto::HeartbeatRequest {
-            group_id: self.seat.group.name.to_owned(),
-            member_id: self.id.clone(),
-            member_epoch: beat.epoch.0,
-            instance_id: self.machine.instance().map(ToString::to_string).unwrap_or_default(),
-            subscription: beat.subscription.map(|_| self.seat.subscription(self.all_topics)),
-            has: beat.has.map(topics),
-            client_id: "simulated".to_owned(),
-            session_timeout_ms: joins.then(|| millis(SESSION)).flatten(),
-            rebalance_timeout_ms: joins.then(|| millis(REBALANCE)).flatten(),
-            max_wait_ms: millis(beat.max_wait),
-            leaving_epoch: beat.leaving.map(|epoch| epoch.0),
-        };
-        let mut service = self.seat.api.service();
-        self.calls.spawn_local(async move {
-            let answer = match service.heartbeat(request).await {
-                Ok(answer) => read_answer(answer.into_inner()),
-                Err(status) => {
-                    let error = error_of(&status);
-                    Err(Refusal::new(error.code, error.message))
-                }
-            };
-            Done::Answered(beat.number, answer)
-        });
-    }
-
-    /// Asks where to begin, for all partitions of which that is not known.
-    fn find_starts(&mut self, pause: Duration) {
-        let open = self.held.iter().filter(|(_, held)| held.next.is_none());
-        let sessions: BTreeMap<Partition, u32> =
-            open.map(|(partition, held)| (*partition, held.session)).collect();
-        if sessions.is_empty() {
-            return;
-        }
-        let mut service = self.seat.api.service();
-        let request = proto::FetchOffsetsRequest {
-            group_id: self.seat.group.name.to_owned(),
-            member_id: self.id.clone(),
-            member_epoch: self.machine.epoch().0,
-            topics: Vec::new(),
-        };
-        let board = std::rc::Rc::clone(&self.seat.board);
-        self.calls.spawn_local(async move {
-            sleep(pause).await;
-            let asked = board.now();
-            let answer = tokio::time::timeout(Duration::from_secs(7), service.fetch_offsets(request)).await;
-            let known = |offset: &proto::CommittedOffset| {
-                Some((crate::board::number(&offset.topic, offset.partition)?, offset.offset))
-            };
-            let offsets = match answer {
-                Ok(Ok(answer)) => Ok(answer.into_inner().offsets.iter().filter_map(known).collect()),
-                Ok(Err(status)) => Err(error_of(&status)),
-                Err(_) => Err(ApiError::new(ErrorCode::RequestTimedOut, "no answer in time")),
-            };
-            Done::Started { sessions, asked, offsets }
-        });
     }
 
     async fn done(&mut self, done: Done) {
@@ -459,41 +376,6 @@ impl<'a> Member<'a> {
         self.commit(&owed);
     }
 
-    fn commit(&mut self, owed: &[(Partition, i64)]) {
-        let mut commits = Vec::new();
-        let mut offsets = Vec::new();
-        for (partition, offset) in owed {
-            let Some(held) = self.held.get(partition) else { continue };
-            commits.push((*partition, held.hold, self.seat.begin_commit(held.hold, *offset), *offset));
-            offsets.push(proto::OffsetToCommit {
-                topic: held.topic.to_owned(),
-                partition: held.index.get(),
-                offset: *offset,
-                topic_id: held.at.topic.0.to_vec().into(),
-                ..Default::default()
-            });
-        }
-        let request = proto::CommitOffsetsRequest {
-            group_id: self.seat.group.name.to_owned(),
-            member_id: self.id.clone(),
-            member_epoch: self.machine.epoch().0,
-            instance_id: self.machine.instance().map(ToString::to_string).unwrap_or_default(),
-            offsets,
-            cursor: Default::default(),
-        };
-        let mut service = self.seat.api.service();
-        self.committing = true;
-        self.calls.spawn_local(async move {
-            let call = service.commit_offsets(super::api::deadline(request));
-            let outcome = match tokio::time::timeout(Duration::from_secs(8), call).await {
-                Ok(Ok(answer)) => Ok(accepted(&answer.into_inner())),
-                Ok(Err(status)) => Err(error_of(&status)),
-                Err(_) => Err(ApiError::new(ErrorCode::RequestTimedOut, "no answer in time")),
-            };
-            Done::Committed { commits, outcome }
-        });
-    }
-
     /// A member that leaves has committed everything before, if it could.
     fn leave_if_done(&mut self) {
         let Stage::Leaving { for_now } = self.stage else { return };
@@ -511,25 +393,4 @@ impl<'a> Member<'a> {
 fn subscription(wanted: &proto::GroupSubscription) -> Subscription {
     let topics = wanted.topics.iter().map(|name| TopicName::new(name).expect("our topics have good names"));
     Subscription { topics: topics.collect(), pattern: None, rack: None, assignor: None }
-}
-
-fn read_answer(answer: proto::HeartbeatResponse) -> Result<Answer, Refusal> {
-    let mut assignment = answer.assignment.as_ref().map(|_| BTreeSet::new());
-    for topic in answer.assignment.iter().flat_map(|assigned| &assigned.topics) {
-        let wrong = || Refusal::new(ErrorCode::InvalidRequest, "a topic's id has 16 bytes");
-        let id = TopicId(topic.topic_id[..].try_into().map_err(|_| wrong())?);
-        let places = topic
-            .partitions
-            .iter()
-            .map(|index| TopicIdPartition { topic: id, partition: PartitionId(*index) });
-        assignment.get_or_insert_default().extend(places);
-    }
-    let interval = Duration::from_millis(answer.heartbeat_interval_ms.into());
-    Ok(Answer { epoch: MemberEpoch(answer.member_epoch), assignment, interval })
-}
-
-/// The partitions whose commit is durable.
-pub fn accepted(answer: &proto::CommitOffsetsResponse) -> BTreeSet<Partition> {
-    let durable = answer.results.iter().filter(|result| result.error.is_none());
-    durable.filter_map(|result| crate::board::number(&result.topic, result.partition)).collect()
 }

@@ -74,6 +74,7 @@ impl Member<'_> {
             let request = proto::LeaveRequest {
                 group_id: seat.group.name.to_owned(),
                 member_id: self.id.clone(),
+                leaving_epoch: Some(self.epoch),
                 ..Default::default()
             };
             let mut service = seat.api.service();

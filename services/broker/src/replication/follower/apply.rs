@@ -1,27 +1,31 @@
 //! What a follower does to a log: append, cut, take the leader's high watermark and log start.
 
+use super::inbound::Received;
 use super::stream::{Failure, Repair, Took};
 use crate::replicas::Partition;
-use thalweg_core::batch::BatchIter;
+use bytes::Bytes;
+use thalweg_core::batch::{BatchHeader, HEADER_LEN};
 use thalweg_core::{LeaderEpoch, Offset, Timestamp};
 use thalweg_log::{AppendError, Log, ReadError, StorageError};
-use thalweg_proto::internal::v1::PartitionNews;
 
 /// Applies news of a partition. Returns what was appended, if there were batches.
 pub fn apply(
     partition: &Partition,
     epoch: LeaderEpoch,
-    news: &PartitionNews,
+    received: &Received,
     now: Timestamp,
 ) -> Result<Option<Took>, AppendError> {
-    let log = partition.log();
-    let took = if news.record_batches.is_empty() {
+    let (log, news, bytes) = (partition.log(), &received.news, received.bytes());
+    let took = if bytes == 0 {
         None
     } else {
         let from = log.log_end_offset();
-        let to = append(log, epoch, &news.record_batches, now)?;
-        partition.traffic().followed(news.record_batches.len());
-        let bytes = news.record_batches.len() as u64;
+        let traced = partition.following_traced(epoch, &news.traces);
+        let appended = append(log, epoch, &received.batches, now);
+        traced.end(&appended);
+        let to = appended?;
+        partition.traffic().followed(bytes);
+        let bytes = bytes as u64;
         Some(Took { bytes, from, to, high_watermark: Offset(news.high_watermark) })
     };
     // The word of a leader that was replaced since is dropped: the log may have been cut and written anew.
@@ -32,23 +36,25 @@ pub fn apply(
     Ok(took)
 }
 
-fn append(log: &Log, epoch: LeaderEpoch, batches: &[u8], now: Timestamp) -> Result<Offset, AppendError> {
-    match log.append_as_follower(batches, epoch, now) {
+fn append(log: &Log, epoch: LeaderEpoch, batches: &[Bytes], now: Timestamp) -> Result<Offset, AppendError> {
+    let pieces: Vec<&[u8]> = batches.iter().map(|piece| &piece[..]).collect();
+    match log.append_pieces_as_follower(&pieces, epoch, now) {
         // The leader's log starts inside a batch, whose first records were deleted: it is sent whole.
         Err(AppendError::NotContinuous { expected, found })
             if found < expected && log.log_start_offset() == expected && holds(batches, expected) =>
         {
             log.truncate_fully_and_start_at(found, epoch).map_err(as_append)?;
-            log.append_as_follower(batches, epoch, now)
+            log.append_pieces_as_follower(&pieces, epoch, now)
         }
         other => other,
     }
 }
 
 /// Whether the first batch holds that offset.
-fn holds(batches: &[u8], offset: Offset) -> bool {
-    let first = BatchIter::new(batches).next().and_then(Result::ok);
-    first.is_some_and(|batch| batch.header.base_offset < offset && batch.header.last_offset() >= offset)
+fn holds(batches: &[Bytes], offset: Offset) -> bool {
+    let front: Vec<u8> = batches.iter().flatten().copied().take(HEADER_LEN).collect();
+    BatchHeader::parse(&front)
+        .is_ok_and(|header| header.base_offset < offset && header.last_offset() >= offset)
 }
 
 fn as_append(error: ReadError) -> AppendError {

@@ -3,7 +3,7 @@
 /// Bytes of batches that a leader may send ahead on its main stream.
 pub const WINDOW_BYTES: u64 = 16 << 20;
 /// Bytes of batches that a leader may send ahead on the catch-up stream.
-pub const CATCH_UP_WINDOW_BYTES: u64 = 4 << 20;
+pub const CATCH_UP_WINDOW_BYTES: u64 = 16 << 20;
 /// `replication.throttled.rate`: bytes a second of all catch-up streams of a broker together.
 pub const THROTTLED_RATE: u64 = 50 << 20;
 /// A partition that is this many bytes behind goes on with the catch-up stream, so that it does not crowd out those that keep up.

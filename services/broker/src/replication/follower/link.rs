@@ -2,6 +2,7 @@
 
 use super::apply;
 use super::backoff;
+use super::inbound::{self, Inbound, Received};
 use super::mailbox::Mailbox;
 use super::manager::FollowerSeams;
 use super::pace::Pace;
@@ -19,15 +20,11 @@ use thalweg_core::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, TopicPartition};
 use thalweg_log::ReadError;
 use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1::partition_end::Reason;
-use thalweg_proto::internal::v1::replication_service_client::ReplicationServiceClient;
-use thalweg_proto::internal::v1::{
-    PartitionEnd, PartitionNews, ReplicateHello, ReplicateRequest, ReplicateResponse,
-};
+use thalweg_proto::internal::v1::{PartitionEnd, ReplicateHello, ReplicateRequest};
 use thalweg_runtime::{Shutdown, blocking};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 
 /// The first wait before a connection is tried again.
 const RECONNECT_MIN: Duration = Duration::from_millis(20);
@@ -39,10 +36,10 @@ const ACCEPT_TIMEOUT: Duration = Duration::from_secs(8);
 const OUTBOUND: usize = 2;
 /// Messages that are applied before their positions are told, if they are there already.
 const MESSAGES_AT_ONCE: usize = 8;
+/// Bytes of batches after which positions and credit are told although more messages are there: the leader works meanwhile.
+const BYTES_AT_ONCE: usize = 512 << 10;
 /// Logs that are mended at the same time.
 const REPAIRS_AT_ONCE: usize = 8;
-/// The largest message that is taken, in bytes: the window, and one batch of the largest size that a topic may allow.
-const MAX_MESSAGE_BYTES: usize = 128 << 20;
 
 /// What a link is to do with a partition.
 #[derive(Debug)]
@@ -208,10 +205,7 @@ impl Link {
         &mut self,
         own_epoch: Option<BrokerEpoch>,
     ) -> Result<
-        (
-            mpsc::Sender<ReplicateRequest>,
-            impl Future<Output = Result<Streaming<ReplicateResponse>, Box<tonic::Status>>> + use<>,
-        ),
+        (mpsc::Sender<ReplicateRequest>, impl Future<Output = Result<Inbound, Box<tonic::Status>>> + use<>),
         Ended,
     > {
         let FollowerSeams { me, cluster_id, dialer, metadata, .. } = &self.shared.seams;
@@ -230,13 +224,7 @@ impl Link {
         let first = ReplicateRequest { hello: Some(hello), ..self.next_request(Instant::now()) };
         // A leader may want the hello before it answers; the channel is new, so there is room.
         let _ = requests.try_send(first);
-        let opening = async move {
-            let mut client =
-                ReplicationServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-            let opened = client.replicate(ReceiverStream::new(outbound)).await;
-            opened.map(tonic::Response::into_inner).map_err(Box::new)
-        };
-        Ok((requests, opening))
+        Ok((requests, inbound::open(channel, ReceiverStream::new(outbound).map(Ok))))
     }
 
     /// Waits for one thing to happen and deals with it. Returns why the connection is over, if it is.
@@ -244,7 +232,7 @@ impl Link {
         &mut self,
         shutdown: &Shutdown,
         requests: &mut mpsc::Sender<ReplicateRequest>,
-        inbound: &mut Streaming<ReplicateResponse>,
+        inbound: &mut Inbound,
         heard: &mut bool,
     ) -> Option<Ended> {
         let now = Instant::now();
@@ -273,24 +261,21 @@ impl Link {
             }
             () = self.flushes.marked() => self.take_flushes(),
             Some((key, epoch, result)) = self.repairs.next() => self.repaired(key, epoch, result),
-            message = inbound.message() => {
-                let mut message = match message {
-                    Ok(Some(message)) => message,
-                    Ok(None) => return Some(Ended::Over),
-                    Err(status) => return Some(Ended::Refused(Box::new(status))),
-                };
-                *heard = true;
-                for _ in 0..MESSAGES_AT_ONCE {
-                    self.take_in(&message);
-                    // What is there already shares the next request; an end or an error comes again with the next turn.
-                    match inbound.next().now_or_never() {
-                        Some(Some(Ok(next))) => message = next,
-                        Some(Some(Err(status))) => return Some(Ended::Refused(Box::new(status))),
-                        Some(None) => return Some(Ended::Over),
-                        None => return None,
+            message = inbound.next() => {
+                let (mut next, mut messages, mut bytes) = (Some(message), 0, 0);
+                while let Some(message) = next.take() {
+                    match message {
+                        Some(Ok(message)) => bytes += self.take_in(message),
+                        Some(Err(status)) => return Some(Ended::Refused(Box::new(status))),
+                        None => return Some(Ended::Over),
+                    }
+                    *heard = true;
+                    messages += 1;
+                    if messages < MESSAGES_AT_ONCE && bytes < BYTES_AT_ONCE {
+                        // What is there already shares the next request.
+                        next = inbound.next().now_or_never();
                     }
                 }
-                self.take_in(&message);
             }
             () = tokio::time::sleep_until(deadline.unwrap_or(now)), if deadline.is_some() => {}
         }
@@ -353,16 +338,20 @@ impl Link {
         }
     }
 
-    fn take_in(&mut self, message: &ReplicateResponse) {
-        for news in &message.partitions {
-            self.stream.received(news.record_batches.len() as u64);
-            let Some((key, epoch)) = self.stream.partition_of(news.slot) else { continue };
+    /// Deals with one message. Returns how many bytes of batches it had.
+    fn take_in(&mut self, message: Vec<Received>) -> usize {
+        let mut total = 0;
+        for received in message {
+            let bytes = received.bytes();
+            total += bytes;
+            self.stream.received(bytes as u64);
+            let Some((key, epoch)) = self.stream.partition_of(received.news.slot) else { continue };
             let now = Instant::now();
             let partition = &self.followed[&key].partition;
-            match apply::apply(partition, epoch, news, self.shared.seams.clock.now()) {
+            match apply::apply(partition, epoch, &received, self.shared.seams.clock.now()) {
                 Ok(took) => {
                     let moves = took.and_then(|took| self.stream.appended(key, took, now));
-                    if let Some(to) = moves.filter(|_| news.end.is_none()) {
+                    if let Some(to) = moves.filter(|_| received.news.end.is_none()) {
                         let name = partition.topic_partition().clone();
                         self.forget(&name);
                         self.shared.moves.put(name, Move { epoch, to });
@@ -379,20 +368,14 @@ impl Link {
                     continue;
                 }
             }
-            if let Some(end) = &news.end {
-                self.ended(key, epoch, news, end, now);
+            if let Some(end) = &received.news.end {
+                self.ended(key, epoch, received.news.slot, end, now);
             }
         }
+        total
     }
 
-    fn ended(
-        &mut self,
-        key: u32,
-        epoch: LeaderEpoch,
-        news: &PartitionNews,
-        end: &PartitionEnd,
-        now: Instant,
-    ) {
+    fn ended(&mut self, key: u32, epoch: LeaderEpoch, slot: u32, end: &PartitionEnd, now: Instant) {
         let partition = self.followed[&key].partition.topic_partition();
         let end = match &end.reason {
             Some(Reason::Diverging(at)) => {
@@ -410,7 +393,7 @@ impl Link {
             }
             None => End::Refused,
         };
-        if let Some(repair) = self.stream.ended(news.slot, end, now) {
+        if let Some(repair) = self.stream.ended(slot, end, now) {
             self.to_repair.push_back((key, epoch, repair));
             self.begin_repairs();
         }

@@ -72,7 +72,7 @@ pub async fn follow_leaders(seams: FollowerSeams, shutdown: Shutdown) -> Result<
     let mut registrations = seams.own_epoch.clone();
     let (own_epoch, epochs) = watch::channel(None);
     let moves = Arc::new(Moves::default());
-    let pace = Pace::new(seams.config.throttled_rate);
+    let pace = Pace::new(seams.config.throttled_rate).counted(Arc::clone(seams.replicas.catch_up()));
     let seams = LinkSeams { seams, known_epoch: epochs, moves: Arc::clone(&moves), pace };
     let mut router = Router {
         seams,

@@ -1,19 +1,41 @@
 //! How much credit the catch-up streams of a broker may give: a bucket of bytes that fills at `replication.throttled.rate`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Credit is given in pieces of no less than this, unless less is wanted.
-const PIECE_BYTES: u64 = 256 << 10;
+/// Credit is given in pieces of no less than this, unless less is wanted: a usual batch. Larger ones would make those wait who
+/// write meanwhile.
+pub const PIECE_BYTES: u64 = 256 << 10;
 /// What the bucket holds at most: this long of its rate, and at least one piece.
-const BURST: Duration = Duration::from_millis(200);
+const BURST: Duration = Duration::from_millis(50);
 
 /// The bucket, shared by the streams.
 #[derive(Debug, Clone)]
 pub struct Pace {
     // `None`: no bound.
     bucket: Option<Arc<Mutex<Bucket>>>,
+    counts: Arc<PaceCounts>,
+}
+
+/// What a pace let through and held back, for metrics.
+#[derive(Debug, Default)]
+pub struct PaceCounts {
+    given: AtomicU64,
+    held_back: AtomicU64,
+}
+
+impl PaceCounts {
+    /// Bytes that streams were let ask for.
+    pub fn given_bytes(&self) -> u64 {
+        self.given.load(Ordering::Relaxed)
+    }
+
+    /// How often a stream wanted more and had to wait.
+    pub fn held_back(&self) -> u64 {
+        self.held_back.load(Ordering::Relaxed)
+    }
 }
 
 #[derive(Debug)]
@@ -28,7 +50,12 @@ impl Pace {
     /// A pace of `rate` bytes a second.
     pub fn new(rate: Option<u64>) -> Pace {
         let bucket = |rate: u64| Arc::new(Mutex::new(Bucket { rate: rate.max(1), bytes: 0, at: None }));
-        Pace { bucket: rate.map(bucket) }
+        Pace { bucket: rate.map(bucket), counts: Arc::default() }
+    }
+
+    /// The same, counted in `counts`.
+    pub fn counted(self, counts: Arc<PaceCounts>) -> Pace {
+        Pace { counts, ..self }
     }
 
     /// Takes up to `wanted` bytes; 0 while there is not a whole piece. With a `boost` each byte of the bucket counts that often.
@@ -38,9 +65,11 @@ impl Pace {
         bucket.fill(now);
         let there = bucket.bytes.saturating_mul(boost);
         if there < wanted.min(PIECE_BYTES) {
+            self.counts.held_back.fetch_add(1, Ordering::Relaxed);
             return 0;
         }
         let granted = wanted.min(there);
+        self.counts.given.fetch_add(granted, Ordering::Relaxed);
         bucket.bytes = bucket.bytes.saturating_sub(granted.div_ceil(boost));
         granted
     }
@@ -90,6 +119,7 @@ mod tests {
             assert!(ready > now, "the bucket is empty");
             now = ready;
         }
+        assert_eq!(pace.counts.given_bytes(), given);
         let wanted = 10 * rate;
         assert!(given >= wanted * 9 / 10 && given <= wanted * 11 / 10, "{given} of {wanted}");
     }
@@ -102,6 +132,7 @@ mod tests {
         let later = now + Duration::from_secs(5);
         assert_eq!(pace.take(u64::MAX, 4, later), 4 * plain);
         assert_eq!(pace.take(1, 1, later), 0);
+        assert_eq!(pace.counts.held_back(), 1);
         let free = Pace::new(None);
         assert_eq!((free.take(7 << 30, 1, now), free.ready_at(1, 1, now)), (7 << 30, now));
     }

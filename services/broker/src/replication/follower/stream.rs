@@ -12,7 +12,7 @@
 
 use super::backoff;
 use super::config::FollowerConfig;
-use super::pace::Pace;
+use super::pace::{PIECE_BYTES, Pace};
 use super::request::{self, Followed};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -375,11 +375,12 @@ impl Stream {
     }
 
     fn owes_much(&self) -> bool {
-        let window = match self.class {
-            Class::Main => self.config.window_bytes,
-            Class::CatchUp => self.config.catch_up_window_bytes,
+        let enough = match self.class {
+            Class::Main => self.config.window_bytes / CREDIT_PARTS,
+            // As smoothly as the pace allows.
+            Class::CatchUp => PIECE_BYTES.min(self.config.catch_up_window_bytes / CREDIT_PARTS),
         };
-        self.owed > 0 && self.owed >= window / CREDIT_PARTS
+        self.owed > 0 && self.owed >= enough
     }
 
     fn credit_at(&self, now: Instant) -> Instant {

@@ -11,6 +11,7 @@ use super::admission::out_of_range;
 use crate::node::Node;
 use crate::refusal;
 use crate::replicas::{Partition, Registration, Session};
+use bytes::Bytes;
 use futures_util::{Stream, stream};
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -20,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use thalweg_core::metadata::command::BrokerRef;
 use thalweg_core::{ErrorCode, LeaderEpoch, Offset, PartitionEpoch};
-use thalweg_log::{LogRead, ReadBound, ReadError};
+use thalweg_log::{ReadError, TailRead, TailReader};
 use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1 as internal;
 use thalweg_proto::internal::v1::partition_end::Reason;
@@ -29,6 +30,8 @@ use tonic::Status;
 
 /// Batches of one partition in one message, in bytes; a single batch may be larger.
 const CHUNK_BYTES: usize = 1024 * 1024;
+/// What is read for little credit all the same, in bytes: a usual batch, which otherwise would be read twice.
+const MIN_CHUNK_BYTES: usize = 256 * 1024;
 /// How long a moved high watermark may wait for batches to travel with. Nobody reads from followers, so nobody waits for it.
 const HIGH_WATERMARK_LINGER: Duration = Duration::from_millis(20);
 
@@ -87,8 +90,12 @@ impl Line {
         }
     }
 
-    fn has_credit(&self) -> bool {
-        self.credit.load(Ordering::Acquire) > 0
+    /// Bytes of batches that the next message may have; `None` without credit.
+    fn chunk(&self) -> Option<usize> {
+        let credit = self.credit.load(Ordering::Acquire);
+        // A follower that gives credit in small pieces, to spare the others, gets small pieces.
+        let bytes = usize::try_from(credit).unwrap_or(0).clamp(MIN_CHUNK_BYTES, CHUNK_BYTES);
+        (credit > 0).then_some(bytes)
     }
 
     fn spend(&self, bytes: usize) {
@@ -97,6 +104,29 @@ impl Line {
 
     fn words(&self) -> Vec<Word> {
         std::mem::take(&mut *self.words.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// One message to a follower: news of a partition, and the batches that belong into them.
+#[derive(Debug)]
+pub struct News {
+    /// The news, without batches.
+    pub around: internal::ReplicateResponse,
+    /// Whole batches, cut anywhere.
+    pub batches: Vec<Bytes>,
+}
+
+impl News {
+    fn new(news: internal::PartitionNews, batches: Vec<Bytes>) -> News {
+        News { around: internal::ReplicateResponse { partitions: vec![news] }, batches }
+    }
+
+    /// The same, with what is traced among the batches.
+    fn with(mut self, traces: Vec<internal::BatchTrace>) -> News {
+        if let [news] = &mut self.around.partitions[..] {
+            news.traces = traces;
+        }
+        self
     }
 }
 
@@ -115,7 +145,7 @@ pub fn serve(
     node: Arc<Node>,
     line: Arc<Line>,
     inbound: AbortOnDrop,
-) -> impl Stream<Item = Result<internal::ReplicateResponse, Status>> + Send {
+) -> impl Stream<Item = Result<News, Status>> + Send {
     let last_call = {
         let node = Arc::clone(&node);
         // Until then writes that are on their way may still be acknowledged.
@@ -137,7 +167,6 @@ pub fn serve(
     };
     stream::unfold(feed, |mut feed| async move {
         let message = feed.next().await?;
-        let message = message.map(|news| internal::ReplicateResponse { partitions: vec![news] });
         Some((message, feed))
     })
 }
@@ -147,7 +176,7 @@ struct Feed {
     slots: HashMap<u32, Followed>,
     // Slots that may have batches, each at most once, in the order of their turns.
     ready: VecDeque<u32>,
-    ends: VecDeque<internal::PartitionNews>,
+    ends: VecDeque<News>,
     // Slots whose follower was not told all of the high watermark yet, each at most once.
     owing: Vec<u32>,
     // Those of them whose time has come.
@@ -172,11 +201,12 @@ struct Followed {
     log_start: Offset,
     is_ready: bool,
     is_owing: bool,
+    tail: TailReader,
     registration: Registration,
 }
 
 impl Feed {
-    async fn next(&mut self) -> Option<Result<internal::PartitionNews, Status>> {
+    async fn next(&mut self) -> Option<Result<News, Status>> {
         loop {
             if self.done {
                 return None;
@@ -219,6 +249,7 @@ impl Feed {
                         // What is there already marks nobody.
                         is_ready: true,
                         is_owing: false,
+                        tail: partition.log().tail_reader(from),
                         registration,
                     };
                     self.slots.insert(slot, followed);
@@ -243,14 +274,14 @@ impl Feed {
     }
 
     /// The next partition's batches, or its end.
-    fn batches(&mut self) -> Option<internal::PartitionNews> {
-        while self.line.has_credit()
+    fn batches(&mut self) -> Option<News> {
+        while let Some(chunk) = self.line.chunk()
             && let Some(slot) = self.ready.pop_front()
         {
             let Some(followed) = self.slots.get_mut(&slot) else { continue };
             followed.is_ready = false;
             followed.registration.acknowledge();
-            let read = match followed.read() {
+            let read = match followed.read(chunk) {
                 Ok(read) => read,
                 Err(reason) => {
                     self.slots.remove(&slot);
@@ -265,7 +296,9 @@ impl Feed {
                 }
                 continue;
             }
-            followed.registration.partition().traffic().sent(read.data.len());
+            let bytes = read.bytes();
+            followed.registration.partition().traffic().sent(bytes);
+            let traces = followed.carried(read.next_offset);
             followed.next = read.next_offset;
             // The others first.
             if read.next_offset < read.log_end_offset {
@@ -273,7 +306,8 @@ impl Feed {
                 self.ready.push_back(slot);
             }
             let news = followed.news(slot, read.high_watermark, read.log_start_offset, read.data);
-            self.line.spend(news.record_batches.len());
+            let news = news.with(traces);
+            self.line.spend(bytes);
             if read.high_watermark < read.next_offset {
                 self.owe(slot);
             }
@@ -298,7 +332,7 @@ impl Feed {
         self.due.extend(self.owing.drain(..));
     }
 
-    fn due_high_watermark(&mut self) -> Option<internal::PartitionNews> {
+    fn due_high_watermark(&mut self) -> Option<News> {
         while let Some(slot) = self.due.pop_front() {
             let Some(followed) = self.slots.get_mut(&slot) else { continue };
             followed.is_owing = false;
@@ -314,7 +348,7 @@ impl Feed {
             }
             let (high_watermark, log_start) = (log.high_watermark(), log.log_start_offset());
             if high_watermark > followed.high_watermark || log_start > followed.log_start {
-                return Some(followed.news(slot, high_watermark, log_start, bytes::Bytes::new()));
+                return Some(followed.news(slot, high_watermark, log_start, Vec::new()));
             }
         }
         None
@@ -326,10 +360,15 @@ fn leads(partition: &Partition, epoch: LeaderEpoch) -> bool {
 }
 
 impl Followed {
+    /// The traced ones among the batches up to `end`.
+    fn carried(&self, end: Offset) -> Vec<internal::BatchTrace> {
+        self.registration.partition().traces().carried(self.who.id, self.next..end)
+    }
+
     /// Whole batches from where the last ones ended.
-    fn read(&mut self) -> Result<LogRead, Reason> {
+    fn read(&mut self, chunk: usize) -> Result<TailRead, Reason> {
         let partition = self.registration.partition();
-        let read = partition.log().read(self.next, CHUNK_BYTES, ReadBound::LogEnd, true);
+        let read = self.tail.read(self.next, chunk);
         // Behind the read: a log is cut only when another leads.
         let role = partition.leading().filter(|role| role.leader_epoch == self.leader_epoch);
         let Some(epoch) = role.map(|role| role.partition_epoch) else { return Err(no_longer_heard()) };
@@ -351,21 +390,15 @@ impl Followed {
         })
     }
 
-    fn news(
-        &mut self,
-        slot: u32,
-        high_watermark: Offset,
-        log_start: Offset,
-        record_batches: bytes::Bytes,
-    ) -> internal::PartitionNews {
+    fn news(&mut self, slot: u32, high_watermark: Offset, log_start: Offset, batches: Vec<Bytes>) -> News {
         (self.high_watermark, self.log_start) = (high_watermark, log_start);
-        internal::PartitionNews {
+        let news = internal::PartitionNews {
             slot,
             high_watermark: high_watermark.get(),
             log_start_offset: log_start.get(),
-            end: None,
-            record_batches,
-        }
+            ..Default::default()
+        };
+        News::new(news, batches)
     }
 }
 
@@ -376,7 +409,7 @@ pub fn no_longer_heard() -> Reason {
     Reason::Error(ApiError::new(ErrorCode::NotLeader, text).to_proto())
 }
 
-fn ended(slot: u32, reason: Reason) -> internal::PartitionNews {
+fn ended(slot: u32, reason: Reason) -> News {
     let end = Some(internal::PartitionEnd { reason: Some(reason) });
-    internal::PartitionNews { slot, end, ..Default::default() }
+    News::new(internal::PartitionNews { slot, end, ..Default::default() }, Vec::new())
 }

@@ -1,12 +1,11 @@
 //! The service that followers call.
 
-use super::feed::{self, AbortOnDrop, Line};
+use super::feed::{self, AbortOnDrop, Line, News};
 use super::inbound;
 use crate::node::Node;
-use crate::services::whole_body::{self, Whole};
-use bytes::Bytes;
-use futures_util::Stream;
+use crate::services::whole_body::{self, Batches, Whole};
 use futures_util::future::{Either, Ready, ready};
+use futures_util::{Stream, StreamExt};
 use http::{Request, Response};
 use std::convert::Infallible;
 use std::fmt;
@@ -51,7 +50,7 @@ impl Leader {
     fn serve(
         &self,
         inbound: Streaming<internal::ReplicateRequest>,
-    ) -> impl Stream<Item = Result<internal::ReplicateResponse, Status>> + Send + use<> {
+    ) -> impl Stream<Item = Result<News, Status>> + Send + use<> {
         let line = Line::new();
         let listening = inbound::listen(Arc::clone(&self.0), Arc::clone(&line), inbound);
         feed::serve(Arc::clone(&self.0), line, AbortOnDrop(tokio::spawn(listening)))
@@ -66,7 +65,8 @@ impl ReplicationService for Leader {
         &self,
         request: tonic::Request<Streaming<internal::ReplicateRequest>>,
     ) -> Result<tonic::Response<Messages>, Status> {
-        Ok(tonic::Response::new(Box::pin(self.serve(request.into_inner()))))
+        let messages = self.serve(request.into_inner()).map(|news| news.map(gathered));
+        Ok(tonic::Response::new(Box::pin(messages)))
     }
 }
 
@@ -102,46 +102,66 @@ impl Service<Request<Body>> for Replication {
     }
 }
 
-impl Whole for internal::ReplicateResponse {
+/// The message as the generated encoder takes it.
+fn gathered(news: News) -> internal::ReplicateResponse {
+    let News { mut around, batches } = news;
+    if let [partition] = &mut around.partitions[..] {
+        partition.record_batches = batches.concat().into();
+    }
+    around
+}
+
+impl Whole for News {
+    type Message = internal::ReplicateResponse;
     type Inner = internal::PartitionNews;
     // `partitions`: field 1, length-delimited.
     const TAG_INNER: u8 = (1 << 3) | 2;
     // `record_batches`: field 5, length-delimited.
     const TAG_BATCHES: u8 = (5 << 3) | 2;
 
-    fn take_batches(&mut self) -> Option<(Bytes, &internal::PartitionNews)> {
-        match &mut self.partitions[..] {
-            [news] if !news.record_batches.is_empty() => {
-                let batches = std::mem::take(&mut news.record_batches);
-                Some((batches, &*news))
+    fn take_batches(&mut self) -> Option<(Batches, &internal::PartitionNews)> {
+        match &self.around.partitions[..] {
+            // The field is left out when there is nothing in it.
+            [news] if self.batches.iter().any(|piece| !piece.is_empty()) => {
+                Some((Batches::Pieces(std::mem::take(&mut self.batches)), news))
             }
             _ => None,
         }
+    }
+
+    fn message(&self) -> &internal::ReplicateResponse {
+        &self.around
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use thalweg_proto::v1;
 
     #[test]
     fn the_wire_is_what_the_generated_encoder_makes() {
-        let news = |size: usize| internal::PartitionNews {
-            slot: 7,
-            high_watermark: 1 << 40,
-            log_start_offset: 0,
-            end: None,
-            record_batches: vec![9; size].into(),
-        };
-        for size in [0, 1, 127, 128, whole_body::COPY_BELOW - 1, whole_body::COPY_BELOW, 1 << 20] {
-            whole_body::assert_same_wire(&internal::ReplicateResponse { partitions: vec![news(size)] });
-        }
+        let news = internal::PartitionNews { slot: 7, high_watermark: 1 << 40, ..Default::default() };
         let reason = internal::partition_end::Reason::Error(v1::Error { code: 15, ..Default::default() });
         let end = Some(internal::PartitionEnd { reason: Some(reason) });
-        let ended = internal::PartitionNews { end, ..news(20_000) };
-        for partitions in [vec![], vec![ended.clone()], vec![news(20_000), ended]] {
-            whole_body::assert_same_wire(&internal::ReplicateResponse { partitions });
+        let ended = internal::PartitionNews { end, ..news.clone() };
+        let check = |news: &internal::PartitionNews, batches: Vec<Bytes>| {
+            let message = || News {
+                around: internal::ReplicateResponse { partitions: vec![news.clone()] },
+                batches: batches.clone(),
+            };
+            whole_body::assert_wire(message(), &gathered(message()));
+        };
+        let piece = |size: usize| Bytes::from(vec![9; size]);
+        let large = whole_body::COPY_BELOW;
+        for size in [0, 1, 127, 128, large - 1, large, 1 << 20] {
+            check(&news, vec![piece(size)]);
+            check(&news, vec![piece(61), piece(size)]);
+            check(&news, vec![piece(61), piece(size), piece(61), piece(large), piece(1)]);
         }
+        check(&news, vec![]);
+        check(&ended, vec![]);
+        check(&ended, vec![piece(61), piece(large)]);
     }
 }

@@ -154,6 +154,14 @@ impl AdminService for FakeController {
         Ok(Answer::new(v1::DrainBrokerResponse { replicas_left: 0, metadata_version }))
     }
 
+    async fn unregister_coordinator(
+        &self,
+        request: Request<v1::UnregisterCoordinatorRequest>,
+    ) -> Result<Answer<v1::UnregisterCoordinatorResponse>, Status> {
+        self.note(format!("forget coordinator {}", request.get_ref().coordinator_id));
+        Ok(Answer::new(v1::UnregisterCoordinatorResponse { metadata_version: self.bump() }))
+    }
+
     async fn unregister_broker(
         &self,
         request: Request<v1::UnregisterBrokerRequest>,
@@ -176,6 +184,20 @@ impl AdminService for FakeController {
         _: Request<v1::RemoveVoterRequest>,
     ) -> Result<Answer<v1::RemoveVoterResponse>, Status> {
         Err(ApiError::new(ErrorCode::InvalidVoters, "the last voter stays").to_status())
+    }
+
+    async fn describe_features(
+        &self,
+        _: Request<v1::DescribeFeaturesRequest>,
+    ) -> Result<Answer<v1::DescribeFeaturesResponse>, Status> {
+        Ok(Answer::new(v1::DescribeFeaturesResponse { level: 1, newest_level: 2, ..Default::default() }))
+    }
+
+    async fn upgrade_features(
+        &self,
+        _: Request<v1::UpgradeFeaturesRequest>,
+    ) -> Result<Answer<v1::UpgradeFeaturesResponse>, Status> {
+        Err(ApiError::new(ErrorCode::IncompatibleFeatureLevel, "broker 7 is too old").to_status())
     }
 }
 

@@ -3,9 +3,11 @@
 use super::Fake;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use thalweg_core::metadata::command::{CoordinatorRef, RegisterCoordinator};
+use thalweg_core::metadata::command::{CoordinatorRef, RegisterCoordinator, RenewShardLease};
 use thalweg_core::metadata::{Command, Response as Applied, codec};
-use thalweg_core::{ClusterId, CoordinatorEpoch, CoordinatorId, ErrorCode};
+use thalweg_core::{
+    ClusterId, CoordinatorEpoch, CoordinatorId, ErrorCode, LeaseEpoch, PartitionId, TopicName, TopicPartition,
+};
 use thalweg_proto::ApiError;
 use thalweg_proto::internal::v1 as internal;
 use thalweg_proto::internal::v1::controller_service_server::ControllerService;
@@ -114,6 +116,27 @@ impl ControllerService for FakeController {
             Ok(internal::WatchImageResponse { update: Some(update) })
         });
         Ok(Response::new(Box::pin(first.chain(deltas))))
+    }
+
+    async fn renew_shard_lease(
+        &self,
+        request: Request<internal::RenewShardLeaseRequest>,
+    ) -> Result<Response<internal::RenewShardLeaseResponse>, Status> {
+        let request = request.into_inner();
+        let coordinator = CoordinatorRef {
+            id: CoordinatorId(request.coordinator_id),
+            epoch: CoordinatorEpoch(request.coordinator_epoch),
+        };
+        let topic = TopicName::new(&request.topic).unwrap();
+        let renew = RenewShardLease {
+            coordinator,
+            shard: TopicPartition::new(topic, PartitionId(request.partition)),
+            lease_epoch: LeaseEpoch(request.lease_epoch),
+        };
+        let applied = self.fake.propose(Command::RenewShardLease(renew));
+        let (metadata_version, _) =
+            applied.map_err(|refusal| ApiError::new(refusal.code, refusal.message).to_status())?;
+        Ok(Response::new(internal::RenewShardLeaseResponse { metadata_version }))
     }
 
     async fn describe_quorum(

@@ -16,6 +16,7 @@ use thalweg_core::metadata::command::{
     BrokerRef, CoordinatorRef, CreateTopic, InitCluster, PlacementSpec, PutController, RegisterBroker,
     RegisterCoordinator,
 };
+use thalweg_core::metadata::image::FEATURE_LEVEL;
 use thalweg_core::metadata::{Command, MetadataImage, Refusal, Response, ShardLease, apply, codec};
 use thalweg_core::{
     BrokerId, ClusterId, CoordinatorId, ErrorCode, MetadataVersion, NodeId, PartitionId, TopicId, TopicName,
@@ -67,6 +68,11 @@ impl std::ops::Deref for Fake {
 impl Fake {
     /// A cluster with two brokers, and groups in so many shards; 0: without their topic.
     pub async fn start(shards: i32) -> Fake {
+        Fake::start_at_level(FEATURE_LEVEL, shards).await
+    }
+
+    /// The same at a feature level.
+    pub async fn start_at_level(feature_level: u16, shards: i32) -> Fake {
         let shared = Shared {
             state: Mutex::default(),
             commands: watch::Sender::new(Vec::new()),
@@ -85,7 +91,7 @@ impl Fake {
             shutdown: Shutdown::new(),
         };
         let fake = Fake(Arc::new(shared));
-        let init = InitCluster { cluster_id: ClusterId("the-cluster".into()), feature_level: 1 };
+        let init = InitCluster { cluster_id: ClusterId("the-cluster".into()), feature_level };
         fake.propose(Command::InitCluster(init)).unwrap();
         let address = fake.serve_controller().await;
         let put = PutController { id: NodeId(1), endpoint: address.parse().unwrap() };

@@ -10,7 +10,13 @@ use thalweg_log::storage::OsStorage;
 
 /// Runs until SIGTERM or Ctrl-C.
 pub async fn run(args: BrokerArgs) -> Result<(), CliError> {
-    let process = Process::begin(&args.server, "info")?;
+    let process = Process::begin("thalweg-broker", &args.server, "info")?;
+    let served = serve(&process, args).await;
+    process.end().await;
+    served
+}
+
+async fn serve(process: &Process, args: BrokerArgs) -> Result<(), CliError> {
     let config = config(args).await?;
     let shutdown = process.shutdown.clone();
     let broker = Broker::start(config, Arc::new(WallClock), Arc::new(OsStorage::new()), shutdown)
@@ -39,6 +45,7 @@ async fn config(args: BrokerArgs) -> Result<BrokerConfig, CliError> {
             lag_time_max: args.replica_lag_time_max,
             throttled_rate: args.replication_throttled_rate,
         },
+        cleaner: args.cleaner.config(),
         intervals: BrokerIntervals {
             session: args.broker_session,
             heartbeat: args.heartbeat_interval,

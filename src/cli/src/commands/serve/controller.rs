@@ -10,7 +10,13 @@ use thalweg_runtime::config::HostPort;
 
 /// Runs until SIGTERM or Ctrl-C.
 pub async fn run(args: ControllerArgs) -> Result<(), CliError> {
-    let process = Process::begin(&args.server, "info")?;
+    let process = Process::begin("thalweg-controller", &args.server, "info")?;
+    let served = serve(&process, args).await;
+    process.end().await;
+    served
+}
+
+async fn serve(process: &Process, args: ControllerArgs) -> Result<(), CliError> {
     let config = config(args).await?;
     let controller =
         Controller::start(config, process.shutdown.clone()).await.map_err(controller_not_started)?;
@@ -33,6 +39,7 @@ async fn config(args: ControllerArgs) -> Result<ControllerConfig, CliError> {
         default_replication_factor: args.default_replication_factor,
         broker_session: args.broker_session,
         coordinator_session: args.coordinator_session,
+        coordinator_forget_after: args.coordinator_forget_after,
         session_grace: args.session_grace,
         offsets_topic_partitions: args.offsets_topic_partitions,
         offsets_topic_replication_factor: args.offsets_topic_replication_factor,

@@ -8,7 +8,13 @@ use thalweg_core::{ClusterId, CoordinatorId};
 
 /// Runs until SIGTERM or Ctrl-C.
 pub async fn run(args: CoordinatorArgs) -> Result<(), CliError> {
-    let process = Process::begin(&args.server, "info")?;
+    let process = Process::begin("thalweg-coordinator", &args.server, "info")?;
+    let served = serve(&process, args).await;
+    process.end().await;
+    served
+}
+
+async fn serve(process: &Process, args: CoordinatorArgs) -> Result<(), CliError> {
     let config = config(args).await?;
     let coordinator =
         Coordinator::start(config, process.shutdown.clone()).await.map_err(coordinator_not_started)?;

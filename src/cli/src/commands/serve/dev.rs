@@ -43,7 +43,13 @@ struct Parts {
 
 /// Runs until SIGTERM or Ctrl-C.
 pub async fn run(args: DevArgs) -> Result<(), CliError> {
-    let process = Process::begin(&args.server, "warn")?;
+    let process = Process::begin("thalweg-dev", &args.server, "warn")?;
+    let served = serve(&process, args).await;
+    process.end().await;
+    served
+}
+
+async fn serve(process: &Process, args: DevArgs) -> Result<(), CliError> {
     let listen = resolve("--listen", &args.listen).await?;
     let mut parts = Parts::default();
     let started = tokio::select! {
@@ -53,9 +59,9 @@ pub async fn run(args: DevArgs) -> Result<(), CliError> {
     };
     if let Ok(true) = started {
         parts.observe(&process.metrics);
-        greet(&process, &parts.brokers).await;
+        greet(process, &parts.brokers).await;
     }
-    parts.run(process.shutdown, started).await
+    parts.run(&process.shutdown, started).await
 }
 
 impl Parts {
@@ -80,7 +86,7 @@ impl Parts {
     }
 
     /// Waits for the end, and stops all parts, in their order. The first failure is what is told.
-    async fn run(self, asked: Shutdown, started: Result<bool, CliError>) -> Result<(), CliError> {
+    async fn run(self, asked: &Shutdown, started: Result<bool, CliError>) -> Result<(), CliError> {
         let mut coordinators: Ends = self.coordinators.into_iter().map(|one| ended(one.join())).collect();
         let mut brokers: Ends = self.brokers.into_iter().map(|one| ended(one.join())).collect();
         let mut result = match started {
@@ -200,6 +206,7 @@ async fn start_brokers(
                 advertise.port = advertise.port.saturating_add(index);
                 advertise.to_string()
             }),
+            cleaner: args.cleaner.config(),
             ..BrokerConfig::new(
                 BrokerId(i32::from(index)),
                 controllers.to_vec(),

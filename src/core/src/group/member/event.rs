@@ -63,7 +63,7 @@ const GIVE_BACK_EARLIER: Duration = Duration::from_secs(1);
 /// A heartbeat to send. A new one replaces the former, whose answer is no longer wanted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outgoing {
-    /// To be said with its answer.
+    /// To be said with its answer. Goes up with each, so a join's is what tells it from earlier attempts.
     pub number: u64,
     /// The epoch to send.
     pub epoch: MemberEpoch,
@@ -71,6 +71,8 @@ pub struct Outgoing {
     pub subscription: Option<Subscription>,
     /// What the member has, when the coordinator may not know.
     pub has: Option<Partitions>,
+    /// The [`step`](Answer::step) of the last assignment that it followed, with what it has.
+    pub heard: Option<u64>,
     /// How long the answer may wait.
     pub max_wait: Duration,
     /// The epoch that it had, if it leaves: a goodbye that comes late must not put out the member that joined anew.
@@ -84,6 +86,8 @@ pub struct Answer {
     pub epoch: MemberEpoch,
     /// What the member may have now; `None`: no change.
     pub assignment: Option<Partitions>,
+    /// The number of that, to be said with what the member has; `None` from a coordinator that has none.
+    pub step: Option<u64>,
     /// How soon the next heartbeat is due.
     pub interval: Duration,
 }

@@ -1,8 +1,9 @@
 //! Members against the coordinator's side of the protocol, over a network that loses, delays and repeats.
 
 use super::*;
+use crate::ErrorCode;
 use crate::group::assignor::{TopicIdPartition, TopicSpec};
-use crate::group::{Change, Group, GroupState, Heartbeat, TopicLookup};
+use crate::group::{Attempt, Change, Group, GroupState, Heartbeat, TopicLookup};
 use crate::{Timestamp, TopicId, TopicName};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +41,8 @@ struct Asked {
     arrives: u64,
     process: usize,
     beat: Outgoing,
+    /// The number that the answer goes by; 0: nobody waits for it any more.
+    number: u64,
 }
 
 /// What is on its way back.
@@ -168,7 +171,7 @@ impl World {
     }
 
     /// The coordinator handles a heartbeat.
-    fn handle(&mut self, process: usize, beat: &Outgoing) {
+    fn handle(&mut self, process: usize, beat: &Outgoing, number: u64) {
         let id = self.processes[process].member.id().clone();
         let heartbeat = Heartbeat {
             member: id.clone(),
@@ -176,6 +179,8 @@ impl World {
             instance: self.processes[process].member.instance().cloned(),
             subscription: beat.subscription.clone(),
             has: beat.has.clone(),
+            heard: beat.heard,
+            attempt: Some(Attempt { life: process as u64, number: beat.number }),
             client_id: "c".into(),
             host: "h".into(),
             session_timeout: ms(SESSION),
@@ -194,7 +199,7 @@ impl World {
         if outcome.is_ok()
             && let Some(held) = self.held.remove(&id)
         {
-            let answer = Answer { epoch: held.told.0, assignment: None, interval: INTERVAL };
+            let answer = Answer { epoch: held.told.0, assignment: None, step: None, interval: INTERVAL };
             self.reply(held.process, held.number, Ok(answer));
         }
         let stays = beat.epoch >= MemberEpoch::JOIN;
@@ -206,18 +211,19 @@ impl World {
             let until = self.now + beat.max_wait.as_millis() as u64;
             if told == (answer.epoch, self.owned(&id)) && self.now < until {
                 self.sessions.insert(id.clone(), self.now + SESSION + (until - self.now));
-                self.held.insert(id, Held { process, number: beat.number, until, told });
+                self.held.insert(id, Held { process, number, until, told });
                 return;
             }
         }
+        let step = self.step(&id);
         let outcome = outcome.map(|answer| {
             if stays {
                 self.sessions.insert(id.clone(), self.now + SESSION);
             }
             let assignment = answer.assignment.or_else(|| stays.then(|| self.owned(&id)));
-            Answer { epoch: answer.epoch, assignment, interval: INTERVAL }
+            Answer { epoch: answer.epoch, assignment, step, interval: INTERVAL }
         });
-        self.reply(process, beat.number, outcome);
+        self.reply(process, number, outcome);
     }
 
     fn reply(&mut self, process: usize, number: u64, outcome: Result<Answer, Refusal>) {
@@ -265,10 +271,15 @@ impl World {
                 self.held.insert(id, held);
                 continue;
             }
+            let step = self.step(&id);
             self.sessions.insert(id, self.now + SESSION);
-            let answer = Answer { epoch, assignment: Some(owned), interval: INTERVAL };
+            let answer = Answer { epoch, assignment: Some(owned), step, interval: INTERVAL };
             self.reply(held.process, held.number, Ok(answer));
         }
+    }
+
+    fn step(&self, id: &MemberId) -> Option<u64> {
+        self.group.members.get(id).map(|member| member.current.step)
     }
 
     fn owned(&self, id: &MemberId) -> Partitions {
@@ -282,7 +293,7 @@ impl World {
         let (asked, later): (Vec<_>, Vec<_>) = self.asked.drain(..).partition(|asked| due(asked.arrives));
         self.asked = later;
         for asked in asked {
-            self.handle(asked.process, &asked.beat);
+            self.handle(asked.process, &asked.beat, asked.number);
         }
         self.coordinate();
         let now = self.now;
@@ -324,19 +335,16 @@ impl World {
                     let late = if self.chaos { self.draw(400) } else { self.draw(40) };
                     // The member gave it up and asked through another broker, and then it comes all the same. Its answer goes
                     // nowhere.
-                    if self.chaos && beat.epoch != MemberEpoch::JOIN && self.chance(4) {
+                    if self.chaos && self.chance(4) {
                         let arrives = now + late + self.draw(4_000);
-                        self.asked.push(Asked {
-                            arrives,
-                            process: index,
-                            beat: Outgoing { number: 0, ..beat.clone() },
-                        });
+                        self.asked.push(Asked { arrives, process: index, beat: beat.clone(), number: 0 });
                     }
                     let process = &mut self.processes[index];
                     // One after the other, as on one connection.
                     let arrives = (now + late).max(process.lost_last_ask);
                     process.lost_last_ask = arrives;
-                    self.asked.push(Asked { arrives, process: index, beat });
+                    let number = beat.number;
+                    self.asked.push(Asked { arrives, process: index, beat, number });
                 }
                 Event::Assigned(given) => {
                     assert!(process.reads.is_disjoint(&given));

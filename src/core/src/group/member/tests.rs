@@ -1,6 +1,7 @@
 //! The member alone, answered by hand.
 
 use super::*;
+use crate::ErrorCode;
 use crate::group::assignor::TopicIdPartition;
 use crate::{PartitionId, TopicId, TopicName};
 
@@ -38,7 +39,7 @@ fn sent(member: &mut Membership, now: f64) -> Outgoing {
 }
 
 fn answer(epoch: i32, assignment: Option<&[i32]>) -> Result<Answer, Refusal> {
-    Ok(Answer { epoch: MemberEpoch(epoch), assignment: assignment.map(set), interval: s(3.0) })
+    Ok(Answer { epoch: MemberEpoch(epoch), assignment: assignment.map(set), step: None, interval: s(3.0) })
 }
 
 fn refused(code: ErrorCode) -> Result<Answer, Refusal> {
@@ -267,4 +268,33 @@ fn a_member_goes_on_from_its_parts() {
         (beat.epoch, beat.has, beat.subscription, beat.max_wait),
         (MemberEpoch(1), Some(set(&[1])), None, Duration::ZERO)
     );
+}
+
+#[test]
+fn what_it_has_is_said_with_the_step_that_it_had_heard_of() {
+    let mut member = member_of(None);
+    let join = sent(&mut member, 0.0);
+    assert_eq!(join.heard, None);
+    let told = |epoch, assignment: &[i32], step| {
+        let answer = answer(epoch, Some(assignment)).unwrap();
+        Ok(Answer { step, ..answer })
+    };
+    member.answered(join.number, told(1, &[0, 1], Some(4)), s(0.1));
+    assert_eq!(member.poll(s(0.1)), Some(Event::Assigned(set(&[0, 1]))));
+    let first = sent(&mut member, 0.1);
+    assert_eq!((first.has, first.heard), (Some(set(&[0, 1])), Some(4)));
+    // Asked to give one back: until it has, it says with each report that it has heard of it.
+    member.answered(first.number, told(1, &[0], Some(5)), s(0.2));
+    assert!(matches!(member.poll(s(0.2)), Some(Event::Revoke { .. })));
+    let second = sent(&mut member, 0.2);
+    assert_eq!((second.has, second.heard), (None, None), "nothing new yet");
+    member.gave_back(&set(&[1]), s(0.3));
+    let third = sent(&mut member, 0.3);
+    assert_eq!((third.has, third.heard), (Some(set(&[0])), Some(5)));
+    // A new life has heard of nothing.
+    member.answered(third.number, refused(ErrorCode::FencedMemberEpoch), s(0.4));
+    assert!(matches!(member.poll(s(0.4)), Some(Event::Lost { .. })));
+    let anew = sent(&mut member, 0.4);
+    assert_eq!((anew.epoch, anew.heard), (MemberEpoch::JOIN, None));
+    assert!(anew.number > join.number);
 }

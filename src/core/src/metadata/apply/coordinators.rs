@@ -1,7 +1,7 @@
 //! Coordinators come and go, and the shards with them.
 
 use super::is_word;
-use crate::metadata::command::{CoordinatorRef, Refusal, RegisterCoordinator, Response};
+use crate::metadata::command::{CoordinatorRef, Refusal, RegisterCoordinator, RenewShardLease, Response};
 use crate::metadata::image::{Endpoint, MetadataImage};
 use crate::metadata::limits::{MAX_COORDINATORS, MAX_RACK_LEN};
 use crate::metadata::shards::{CoordinatorRegistration, hand_out, shards};
@@ -59,6 +59,42 @@ pub(super) fn begin_shutdown(
         put(image, registration);
         hand_out_shards(image, None);
     }
+    Ok(Response::Done)
+}
+
+pub(super) fn unregister(
+    image: &mut MetadataImage,
+    coordinator: CoordinatorRef,
+) -> Result<Response, Refusal> {
+    let registration = current(image, coordinator)?;
+    let id = coordinator.id;
+    if registration.is_active() {
+        let message = format!("coordinator {id} is alive at {}; stop it first", registration.endpoint);
+        return Err(Refusal::field(ErrorCode::PolicyViolation, "coordinator_id", message));
+    }
+    // It gave them all away when it was fenced, or asked to stop.
+    if image.leases().any(|(_, lease)| lease.coordinator == Some(id)) {
+        let message = format!("coordinator {id} still has shards; try again");
+        return Err(Refusal::field(ErrorCode::PolicyViolation, "coordinator_id", message));
+    }
+    Arc::make_mut(&mut image.coordinators).remove(&id);
+    Ok(Response::Done)
+}
+
+pub(super) fn renew_lease(image: &mut MetadataImage, command: &RenewShardLease) -> Result<Response, Refusal> {
+    let RenewShardLease { coordinator, shard, lease_epoch } = command;
+    current(image, *coordinator)?;
+    let lease = image.leases.get(shard).copied();
+    let lease =
+        lease.filter(|lease| lease.coordinator == Some(coordinator.id) && lease.epoch == *lease_epoch);
+    let lease = lease.ok_or_else(|| {
+        let message = format!("coordinator {} has no lease {lease_epoch} of {shard}", coordinator.id);
+        Refusal::field(ErrorCode::StaleCoordinatorEpoch, "lease_epoch", message)
+    })?;
+    let mut next_producer_id = image.next_producer_id;
+    let renewed = lease.granted(coordinator.id, &mut next_producer_id);
+    image.next_producer_id = next_producer_id;
+    Arc::make_mut(&mut image.leases).insert(shard.clone(), renewed);
     Ok(Response::Done)
 }
 

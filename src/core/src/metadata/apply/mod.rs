@@ -13,6 +13,7 @@ use super::command::{
     AllocateProducerIds, BrokerRef, Command, InitCluster, ProducerIdBlock, Refusal, Response,
 };
 use super::election::Rules;
+use super::features;
 use super::image::{BrokerRegistration, FEATURE_LEVEL, MetadataImage, PartitionImage, TopicImage};
 use super::limits::{MAX_CLUSTER_ID_LEN, MAX_PRODUCER_ID_BLOCK};
 use crate::{BrokerId, ErrorCode, MetadataVersion, PartitionId, ProducerId, TopicName};
@@ -31,6 +32,7 @@ pub fn apply(
         return Err(Refusal::already_applied(index, image.version));
     }
     image.version = index;
+    command.check_level(image.feature_level)?;
     match command {
         Command::InitCluster(command) => init_cluster(image, command),
         _ if image.cluster_id.is_none() => Err(Refusal::new(
@@ -57,6 +59,9 @@ pub fn apply(
         Command::RegisterCoordinator(command) => coordinators::register(image, command),
         Command::FenceCoordinator(coordinator) => coordinators::fence(image, *coordinator),
         Command::BeginCoordinatorShutdown(coordinator) => coordinators::begin_shutdown(image, *coordinator),
+        Command::UnregisterCoordinator(coordinator) => coordinators::unregister(image, *coordinator),
+        Command::RenewShardLease(command) => coordinators::renew_lease(image, command),
+        Command::FinalizeFeatureLevel(command) => features::apply_level(image, command),
     }
 }
 

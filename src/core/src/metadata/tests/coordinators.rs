@@ -262,6 +262,7 @@ fn commands_of_coordinators_have_their_bytes() {
             Command::BeginCoordinatorShutdown(at),
             b"\x01\x81\xb8BeginCoordinatorShutdown\x82\xa2id\x01\xa5epoch\x07",
         ),
+        (Command::UnregisterCoordinator(at), b"\x01\x81\xb5UnregisterCoordinator\x82\xa2id\x01\xa5epoch\x07"),
     ] {
         assert_eq!(encode_command(&command).unwrap(), bytes);
         assert_eq!(decode_command(bytes), Ok(command));
@@ -361,4 +362,54 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_coordinator_is_forgotten_when_it_is_gone_or_stops() {
+    let mut cluster = Cluster::with_shards(4);
+    for id in 1..=3 {
+        cluster.come(id, 1);
+    }
+    let alive = cluster.refused(Command::UnregisterCoordinator(cluster.at(1)));
+    assert!(alive.0 == ErrorCode::PolicyViolation && alive.1.contains("is alive"), "{alive:?}");
+    cluster.go(1);
+    let late = CoordinatorRef { epoch: CoordinatorEpoch(1), ..cluster.at(1) };
+    assert_eq!(cluster.refused(Command::UnregisterCoordinator(late)).0, ErrorCode::StaleCoordinatorEpoch);
+    let at = cluster.at(1);
+    cluster.run(Command::UnregisterCoordinator(at)).unwrap();
+    assert!(cluster.image.coordinator(CoordinatorId(1)).is_none());
+    assert_eq!(cluster.refused(Command::UnregisterCoordinator(at)).0, ErrorCode::StaleCoordinatorEpoch);
+    // One that stops has given its shards away.
+    cluster.run(Command::BeginCoordinatorShutdown(cluster.at(2))).unwrap();
+    cluster.run(Command::UnregisterCoordinator(cluster.at(2))).unwrap();
+    assert!(cluster.image.coordinator(CoordinatorId(2)).is_none());
+    assert!(cluster.image.leases().all(|(_, lease)| lease.coordinator == Some(CoordinatorId(3))));
+    // It may come again, under a new epoch.
+    let again = cluster.come(1, 1);
+    assert!(again > at.epoch.get());
+}
+
+#[test]
+fn one_shard_is_given_to_its_owner_again() {
+    let mut cluster = Cluster::with_shards(2);
+    cluster.come(1, 1);
+    assert_eq!(cluster.leases(), ["1/1 p0/0", "1/1 p1/0"]);
+    let renew = |cluster: &Cluster, lease_epoch| {
+        let coordinator = cluster.at(1);
+        Command::RenewShardLease(RenewShardLease { coordinator, shard: shard(1), lease_epoch })
+    };
+    let (stale, good) = (renew(&cluster, LeaseEpoch(0)), renew(&cluster, LeaseEpoch(1)));
+    assert_eq!(cluster.refused(stale).0, ErrorCode::StaleCoordinatorEpoch);
+    cluster.run(good.clone()).unwrap();
+    assert_eq!(cluster.leases(), ["1/1 p0/0", "1/2 p1/1"], "the other one stays as it is");
+    assert_eq!(cluster.refused(good).0, ErrorCode::StaleCoordinatorEpoch, "once");
+    cluster.come(2, 1);
+    let others = Command::RenewShardLease(RenewShardLease {
+        coordinator: cluster.at(2),
+        shard: shard(0),
+        lease_epoch: LeaseEpoch(1),
+    });
+    assert_eq!(cluster.refused(others).0, ErrorCode::StaleCoordinatorEpoch);
+    let bytes = encode_command(&renew(&cluster, LeaseEpoch(3))).unwrap();
+    assert_eq!(decode_command(&bytes).unwrap(), renew(&cluster, LeaseEpoch(3)));
 }

@@ -7,6 +7,8 @@ mod codec;
 mod committed;
 mod coordinators;
 mod eligible;
+mod features;
+mod leaders;
 mod properties;
 mod reassignments;
 mod topics;

@@ -218,7 +218,11 @@ fn command_for(op: &Op, image: &MetadataImage) -> Command {
             let known = image.coordinator(CoordinatorId(id));
             let epoch = known.map_or(0, |known| known.epoch.get()) - i64::from(stale);
             let at = CoordinatorRef { id: CoordinatorId(id), epoch: CoordinatorEpoch(epoch) };
-            if politely { Command::BeginCoordinatorShutdown(at) } else { Command::FenceCoordinator(at) }
+            match (politely, known.is_some_and(|known| !known.is_active())) {
+                (_, true) if id % 2 == 0 => Command::UnregisterCoordinator(at),
+                (true, _) => Command::BeginCoordinatorShutdown(at),
+                (false, _) => Command::FenceCoordinator(at),
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::fault::{Failure, OpKind, PowerCut};
 use super::state::{FileChange, InodeId, State, put};
-use crate::storage::{DirLock, LogFile, Mapping};
+use crate::storage::{DIRECT_ALIGN, DirLock, LogFile, Mapping};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
@@ -20,6 +20,8 @@ pub(super) struct SimFile {
     pub inode: InodeId,
     pub generation: u64,
     pub writable: bool,
+    /// Whether writes go past the page cache, as far as there is one here: they must keep to its rules.
+    pub direct: bool,
     pub path: PathBuf,
 }
 
@@ -86,6 +88,14 @@ impl LogFile for SimFile {
     }
 
     fn write_all_at(&self, bufs: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let is_aligned = |buf: &IoSlice<'_>| {
+            buf.as_ptr().align_offset(DIRECT_ALIGN) == 0 && buf.len().is_multiple_of(DIRECT_ALIGN)
+        };
+        // A file system would refuse it, and nobody would see that all writes go through the page cache after all.
+        assert!(
+            !self.direct || (offset.is_multiple_of(DIRECT_ALIGN as u64) && bufs.iter().all(is_aligned)),
+            "a direct write that is not aligned, at {offset}"
+        );
         let (mut state, mut outcome) = self.change(OpKind::Write)?;
         let mut data = Vec::with_capacity(bufs.iter().map(|buf| buf.len()).sum());
         bufs.iter().for_each(|buf| data.extend_from_slice(buf));

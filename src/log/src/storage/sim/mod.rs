@@ -130,7 +130,8 @@ impl SimStorage {
     fn handle(&self, state: &mut State, id: InodeId, path: &Path, writable: bool) -> io::Result<SimFile> {
         state.file_mut(id)?.handles += 1;
         let shared = Arc::clone(&self.shared);
-        Ok(SimFile { shared, inode: id, generation: state.generation, writable, path: path.to_owned() })
+        let (generation, path) = (state.generation, path.to_owned());
+        Ok(SimFile { shared, inode: id, generation, writable, direct: false, path })
     }
 }
 
@@ -228,6 +229,15 @@ impl Storage for SimStorage {
         }
         drop(state);
         Ok(Arc::new(handle))
+    }
+
+    fn open_direct(&self, path: &Path) -> io::Result<Option<Arc<dyn LogFile>>> {
+        let mut state = self.begin(OpKind::Open, path, false)?;
+        let id = state.lookup(path)?;
+        let mut handle = self.handle(&mut state, id, path, true)?;
+        handle.direct = true;
+        drop(state);
+        Ok(Some(Arc::new(handle)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

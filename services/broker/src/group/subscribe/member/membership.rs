@@ -32,17 +32,19 @@ impl Subscription {
     }
 
     pub(super) fn send(&mut self, outgoing: Outgoing) {
-        let Outgoing { number, epoch, subscription, has, max_wait, leaving } = outgoing;
+        let Outgoing { number, epoch, subscription, has, heard, max_wait, leaving } = outgoing;
         let mut request = self.options.beat(epoch);
         request.leaving_epoch = leaving.map(|epoch| epoch.0);
         request.max_wait_ms = Some(millis(max_wait.min(check::longest_wait(self.options.session))));
         request.has = has.as_ref().map(starts::assigned);
+        request.heard_step = heard;
         if subscription.is_some() {
             request = v1::HeartbeatRequest {
                 has: request.has,
                 max_wait_ms: request.max_wait_ms,
                 member_epoch: request.member_epoch,
-                ..self.options.joining()
+                heard_step: request.heard_step,
+                ..self.options.joining(number)
             };
         }
         let (node, caller, group) = (Arc::clone(&self.node), self.caller.clone(), self.options.group.clone());
@@ -57,6 +59,7 @@ impl Subscription {
             Ok(Answer {
                 epoch: MemberEpoch(answer.member_epoch),
                 assignment: answer.assignment.as_ref().map(starts::partitions).transpose()?,
+                step: answer.assignment_step,
                 interval: Duration::from_millis(answer.heartbeat_interval_ms.into()),
             })
         });
