@@ -314,6 +314,9 @@ pub struct BrokerIntervals {
     pub metadata_wait: Duration,
     /// For the first metadata at a start, and then, once the logs are open, for the registration. Default 60 s.
     pub start: Duration,
+    /// For the cluster to let go of an earlier process of this broker, at a start: who holds the id for longer is alive, and
+    /// another. Default 25 s: two sessions, and the grace of a session whose stream ended.
+    pub predecessor: Duration,
 }
 
 impl Default for BrokerIntervals {
@@ -332,6 +335,7 @@ impl Default for BrokerIntervals {
             shutdown: Duration::from_secs(20),
             metadata_wait: Duration::from_secs(30),
             start: Duration::from_secs(60),
+            predecessor: Duration::from_secs(25),
         }
     }
 }

@@ -34,7 +34,7 @@ pub struct Introduction {
 /// What to do while another process holds the broker's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// Wait: it may be an earlier process of this broker that the cluster still holds for alive.
+    /// Wait for a while: it may be an earlier process of this broker that the cluster still holds for alive.
     ForPredecessor,
     /// Give up: this process had the id, and was replaced.
     None,
@@ -53,7 +53,12 @@ pub async fn register(
     within: Duration,
     patience: Patience,
 ) -> Result<MetadataVersion, RegisterError> {
-    let deadline = Instant::now() + within;
+    let begun = Instant::now();
+    let deadline = begun + within;
+    let predecessor_until = match patience {
+        Patience::ForPredecessor => begun + link.intervals().predecessor,
+        Patience::None => begun,
+    };
     let mut pause = link.intervals().retry_first;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -83,10 +88,12 @@ pub async fn register(
                 return Ok(MetadataVersion(registered.metadata_version));
             }
             Err(error) => {
-                let predecessor =
-                    error.code == ErrorCode::DuplicateBrokerId && patience == Patience::ForPredecessor;
-                let may_pass = predecessor || error.retriable() != Retriable::No;
-                if !may_pass || Instant::now() + pause >= deadline {
+                let next = Instant::now() + pause;
+                let may_pass = match error.code {
+                    ErrorCode::DuplicateBrokerId => next < predecessor_until,
+                    _ => error.retriable() != Retriable::No,
+                };
+                if !may_pass || next >= deadline {
                     return Err(RegisterError(error));
                 }
                 tracing::warn!(broker = %who.node_id, %error, "not registered yet; trying again");

@@ -32,7 +32,7 @@ impl Identity {
     }
 
     pub(super) fn heartbeat(&self, beat: &Outgoing) -> proto::HeartbeatRequest {
-        let joins = beat.epoch == MemberEpoch::JOIN;
+        let (joins, counts) = (beat.epoch == MemberEpoch::JOIN, beat.epoch <= MemberEpoch::JOIN);
         proto::HeartbeatRequest {
             group_id: self.group.as_str().to_owned(),
             member_id: self.member.as_str().to_owned(),
@@ -46,8 +46,8 @@ impl Identity {
             max_wait_ms: Some(millis(beat.max_wait)),
             leaving_epoch: beat.leaving.map(|epoch| epoch.0),
             heard_step: beat.heard,
-            join_life: joins.then_some(self.life),
-            join_attempt: joins.then_some(beat.number),
+            join_life: counts.then_some(self.life),
+            join_attempt: counts.then_some(beat.number),
         }
     }
 }

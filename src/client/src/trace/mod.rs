@@ -33,9 +33,13 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, KeyValue, global};
 use std::fmt;
 use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The system that all spans name.
 pub const SYSTEM: &str = "thalweg";
+/// Records of one client whose spans are open at the same time. They wait for their acknowledgements outside of the producer's
+/// buffer memory, about 1 KiB each: small records beyond these go out as ever, and leave no trace.
+pub const MAX_OPEN_SENDS: usize = 8192;
 /// A context that nobody else has; see [`Tracing::of_process`].
 const PROBE: (u128, u64) = (1, 1);
 
@@ -46,6 +50,14 @@ pub struct Tracing(Option<Arc<Inner>>);
 struct Inner {
     tracer: BoxedTracer,
     propagates: bool,
+    /// One for each span of a record that may still be begun.
+    sends: Arc<Semaphore>,
+}
+
+impl Inner {
+    fn new(tracer: BoxedTracer, propagates: bool) -> Inner {
+        Inner { tracer, propagates, sends: Arc::new(Semaphore::new(MAX_OPEN_SENDS)) }
+    }
 }
 
 impl Tracing {
@@ -66,7 +78,7 @@ impl Tracing {
         if *answer.span_context() == probe {
             return Tracing(None);
         }
-        Tracing(Some(Arc::new(Inner { tracer, propagates: propagates() })))
+        Tracing(Some(Arc::new(Inner::new(tracer, propagates()))))
     }
 
     /// No tracer.
@@ -76,7 +88,7 @@ impl Tracing {
 
     /// This tracer, whose contexts are told to others.
     pub fn with(tracer: BoxedTracer) -> Tracing {
-        Tracing(Some(Arc::new(Inner { tracer, propagates: true })))
+        Tracing(Some(Arc::new(Inner::new(tracer, true))))
     }
 
     /// Whether there is a tracer.
@@ -90,6 +102,11 @@ impl Tracing {
     #[inline]
     pub fn propagates(&self) -> bool {
         self.0.as_ref().is_some_and(|inner| inner.propagates)
+    }
+
+    /// The right to keep one more record's span open; `None` where [`MAX_OPEN_SENDS`] are.
+    fn may_send(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.as_ref()?.sends).try_acquire_owned().ok()
     }
 
     /// Starts a span; `None` if there is no tracer, or it does not want this one. Attributes are best set on what comes back: a

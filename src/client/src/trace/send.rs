@@ -5,8 +5,10 @@ use crate::producer::{DeliveryError, ProducerRecord, RecordMetadata, SendError};
 use crate::proto;
 use opentelemetry::trace::{Span, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
+use std::sync::Arc;
 use thalweg_core::Offset;
 use thalweg_core::batch::{HEADER_LEN, Header, record_size_bound};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// The span of one record. It ends with the record's outcome, or when nobody has it any more.
 #[derive(Debug, Clone)]
@@ -14,6 +16,8 @@ pub(crate) struct SendSpan {
     span: Context,
     /// As others are told; `None` if they are not: the span is not sampled, or nobody is told anything.
     wire: Option<proto::TraceContext>,
+    /// Gives back the right to it with the last copy.
+    _open: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// The context that goes to the broker beside a batch: that of the first record in it that is traced, which has waited longest,
@@ -25,8 +29,9 @@ pub(crate) struct Carrier {
 }
 
 impl SendSpan {
-    /// Starts a record's span as a child of the current one; `None` if it is not wanted.
+    /// Starts a record's span as a child of the current one; `None` if it is not wanted, or too many are open.
     pub(crate) fn begin(tracing: &Tracing, client_id: &str, record: &ProducerRecord<'_>) -> Option<SendSpan> {
+        let open = tracing.may_send()?;
         let name = format!("send {}", record.topic);
         let builder = SpanBuilder::from_name(name).with_kind(SpanKind::Producer);
         let current = Context::current();
@@ -44,7 +49,7 @@ impl SendSpan {
         }
         let told = tracing.propagates() && span.span_context().is_sampled();
         let wire = told.then(|| to_wire(span.span_context()));
-        Some(SendSpan { span: current.with_span(span), wire })
+        Some(SendSpan { span: current.with_span(span), wire, _open: Some(Arc::new(open)) })
     }
 
     /// The record's headers, with the context behind the program's own. They are left as they are where the program says a
@@ -120,14 +125,16 @@ impl Carrier {
 impl SendSpan {
     /// The span of this context, which nobody records.
     pub(crate) fn of(context: SpanContext) -> SendSpan {
-        SendSpan { wire: Some(to_wire(&context)), span: super::remote(context) }
+        SendSpan { wire: Some(to_wire(&context)), span: super::remote(context), _open: None }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::parse;
+    use crate::trace::{MAX_OPEN_SENDS, parse};
+    use opentelemetry::global::BoxedTracer;
+    use opentelemetry::trace::noop::NoopTracer;
 
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -165,6 +172,16 @@ mod tests {
         let record = ProducerRecord::new("t").value(&value);
         assert!(span.headers(&record, 1_000).is_empty());
         assert_eq!(span.headers(&record, 2_000).len(), 2);
+    }
+
+    #[test]
+    fn so_many_spans_are_open_and_no_more() {
+        let tracing = Tracing::with(BoxedTracer::new(Box::new(NoopTracer::new())));
+        let mut open: Vec<_> = std::iter::from_fn(|| tracing.may_send()).collect();
+        assert_eq!(open.len(), MAX_OPEN_SENDS);
+        assert!(SendSpan::begin(&tracing, "c", &ProducerRecord::new("t")).is_none());
+        open.truncate(1);
+        assert!(tracing.may_send().is_some());
     }
 
     #[test]

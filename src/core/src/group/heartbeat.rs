@@ -39,7 +39,7 @@ pub struct Heartbeat {
     pub has: Option<Partitions>,
     /// The [`step`](Current::step) that came with the last answer it followed; `None`: it does not say.
     pub heard: Option<u64>,
-    /// Which of its attempts this is, if it joins; `None`: it does not say.
+    /// Which of its attempts this is, if it joins or leaves; `None`: it does not say.
     pub attempt: Option<Attempt>,
     /// What it calls itself.
     pub client_id: Arc<str>,
@@ -249,6 +249,13 @@ impl Group {
         let is_former = |epoch: MemberEpoch| {
             epoch > MemberEpoch::JOIN && now != MemberEpoch::LEAVE_FOR_NOW && epoch != now && epoch != before
         };
+        // One that never heard that it had joined has no epoch to name, but has counted what it asked.
+        if let (Some(said), Some(joined_by)) = (beat.attempt, member.current.joined_by)
+            && said.is_no_later_than(joined_by)
+        {
+            let message = "the member has joined anew since it said goodbye, and stays";
+            return Err(Refusal::field(ErrorCode::FencedMemberEpoch, "join_attempt", message));
+        }
         if let Some(epoch) = beat.leaving.filter(|epoch| is_former(*epoch)) {
             let message = format!("the member is at epoch {now}, not {epoch}: it has joined anew, and stays");
             return Err(Refusal::field(ErrorCode::FencedMemberEpoch, "leaving_epoch", message));

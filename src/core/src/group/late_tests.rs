@@ -154,6 +154,26 @@ fn a_late_copy_of_a_join_does_not_bring_back_who_left_for_now() {
 }
 
 #[test]
+fn a_late_goodbye_of_one_that_never_heard_it_had_joined_does_not_put_it_out() {
+    let mut group = Group::default();
+    say(&mut group, &join("a", 1, 1)).unwrap();
+    assign(&mut group);
+    // It gave up waiting for the answer, said goodbye without an epoch to name, and joined anew.
+    let goodbye = |life, number| Heartbeat {
+        attempt: Some(Attempt { life, number }),
+        has: None,
+        ..beat("a", MemberEpoch::LEAVE.0, &[], None)
+    };
+    say(&mut group, &join("a", 1, 3)).unwrap();
+    let refused = say(&mut group, &goodbye(1, 2)).unwrap_err();
+    assert_eq!((refused.code, refused.field.as_deref()), (ErrorCode::FencedMemberEpoch, Some("join_attempt")));
+    assert!(group.members.contains_key(&id("a")));
+    // Its own, which follows the join, is heard.
+    say(&mut group, &goodbye(1, 4)).unwrap();
+    assert!(group.members.is_empty());
+}
+
+#[test]
 fn a_join_that_is_asked_again_gets_what_was_assigned_meanwhile() {
     let mut group = Group::default();
     assert_eq!(say(&mut group, &join("a", 1, 1)).unwrap().epoch, MemberEpoch::JOIN);

@@ -94,7 +94,7 @@ pub struct Current {
     pub joined_by: Option<Attempt>,
 }
 
-/// One of a member's attempts to join. Asked again for want of an answer, each may arrive late.
+/// One of a member's attempts to join, or to leave. Asked again for want of an answer, each may arrive late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// Drawn by whoever keeps the member's state, anew with each start. Two of them say nothing about which is older.

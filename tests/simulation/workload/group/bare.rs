@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use thalweg_client::{Chunk, PartitionReader, ReaderConfig, Start, proto};
 use thalweg_core::group::assignor::TopicIdPartition;
-use thalweg_core::group::member::{Event, Loss, Membership, Timeouts};
+use thalweg_core::group::member::{Event, Membership, Timeouts};
 use thalweg_core::group::{InstanceId, MemberId, Subscription};
 use thalweg_core::{Offset, PartitionId, TopicName};
 use tokio::task::JoinSet;
@@ -80,9 +80,6 @@ struct Member<'a> {
     stage: Stage,
     all_topics: bool,
     life: u64,
-    /// Whether what it takes for its own is its own. Not after it left for want of a poll and joined again under the same id: it may be
-    /// put out a second time, which it hears a little later (seed 9 shows two who have a partition for 2 s).
-    punctual: bool,
 }
 
 impl<'a> Member<'a> {
@@ -115,7 +112,6 @@ impl<'a> Member<'a> {
             stage: Stage::Living,
             all_topics,
             life: dice.next(),
-            punctual: true,
         }
     }
 
@@ -210,7 +206,7 @@ impl<'a> Member<'a> {
                 for at in partitions {
                     let Some((partition, topic, index)) = self.seat.named(&at) else { continue };
                     let epoch = Some(self.machine.epoch().0);
-                    let (hold, session) = self.seat.begin_hold(self.process, partition, epoch, self.punctual);
+                    let (hold, session) = self.seat.begin_hold(self.process, partition, epoch, true);
                     let held =
                         Held { hold, session, at, topic, index, next: None, committed: None, giving: false };
                     self.held.insert(partition, held);
@@ -228,7 +224,6 @@ impl<'a> Member<'a> {
             }
             Event::Lost { partitions, why } => {
                 self.seat.say(&self.id, "lost partitions", &why.refusal().message);
-                self.punctual &= why != Loss::NotPolled;
                 for at in partitions {
                     let Some((partition, topic, index)) = self.seat.named(&at) else { continue };
                     let _ = self.reader.unassign(topic, index).await;

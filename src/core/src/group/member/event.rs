@@ -63,7 +63,7 @@ const GIVE_BACK_EARLIER: Duration = Duration::from_secs(1);
 /// A heartbeat to send. A new one replaces the former, whose answer is no longer wanted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outgoing {
-    /// To be said with its answer. Goes up with each, so a join's is what tells it from earlier attempts.
+    /// To be said with its answer. Goes up with each, so a join's or a goodbye's is what tells it from earlier attempts.
     pub number: u64,
     /// The epoch to send.
     pub epoch: MemberEpoch,

@@ -31,7 +31,7 @@ pub(super) enum Done {
 
 impl Member<'_> {
     pub(super) fn send(&mut self, beat: Outgoing) {
-        let joins = beat.epoch == MemberEpoch::JOIN;
+        let (joins, counts) = (beat.epoch == MemberEpoch::JOIN, beat.epoch <= MemberEpoch::JOIN);
         let topics = |partitions: thalweg_core::group::state::Partitions| {
             let mut topics: BTreeMap<TopicId, Vec<i32>> = BTreeMap::new();
             for at in partitions {
@@ -58,8 +58,8 @@ impl Member<'_> {
             max_wait_ms: millis(beat.max_wait),
             leaving_epoch: beat.leaving.map(|epoch| epoch.0),
             heard_step: beat.heard,
-            join_life: joins.then_some(self.life),
-            join_attempt: joins.then_some(beat.number),
+            join_life: counts.then_some(self.life),
+            join_attempt: counts.then_some(beat.number),
         };
         let mut service = self.seat.api.service();
         self.calls.spawn_local(async move {

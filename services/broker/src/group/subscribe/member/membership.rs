@@ -35,6 +35,9 @@ impl Subscription {
         let Outgoing { number, epoch, subscription, has, heard, max_wait, leaving } = outgoing;
         let mut request = self.options.beat(epoch);
         request.leaving_epoch = leaving.map(|epoch| epoch.0);
+        if epoch < MemberEpoch::JOIN {
+            (request.join_life, request.join_attempt) = (Some(self.options.life), Some(number));
+        }
         request.max_wait_ms = Some(millis(max_wait.min(check::longest_wait(self.options.session))));
         request.has = has.as_ref().map(starts::assigned);
         request.heard_step = heard;
