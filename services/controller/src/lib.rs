@@ -237,8 +237,7 @@ async fn hand_over(quorum: &Quorum) {
         let status = status.borrow();
         status.serving && status.voters.len() > 1
     };
-    if has_successor {
-        quorum.hand_over().await;
+    if has_successor && quorum.hand_over().await {
         // Without a successor in time, the others elect one when this one is gone.
         let _ = tokio::time::timeout(HAND_OVER, status.wait_for(|status| !status.serving)).await;
     }

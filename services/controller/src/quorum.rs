@@ -125,11 +125,12 @@ impl Quorum {
         self.raft.progress().await.map_err(|error| unavailable(&error))
     }
 
-    /// Hands leadership to another voter, if there is one that answers.
-    pub async fn hand_over(&self) {
-        if let Err(error) = self.raft.hand_over().await {
+    /// Begins to hand leadership to another voter. Says whether there is one that answers.
+    pub async fn hand_over(&self) -> bool {
+        self.raft.hand_over().await.unwrap_or_else(|error| {
             tracing::debug!(%error, "leadership not handed over");
-        }
+            false
+        })
     }
 
     /// Stops the node.

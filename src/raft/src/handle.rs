@@ -18,7 +18,7 @@ pub(crate) enum Request<O> {
     Read { reply: Reply<u64> },
     Change { change: MembershipChange, reply: Reply<Membership> },
     Transfer { to: NodeId, reply: Reply<()> },
-    HandOver { reply: Reply<()> },
+    HandOver { reply: Reply<bool> },
     Progress { reply: Reply<Vec<Progress>> },
 }
 
@@ -137,8 +137,8 @@ impl<O> RaftHandle<O> {
     }
 
     /// Asks the leader (this node) to hand over to the voter that is the furthest among those that answer. Returns when that is
-    /// begun; without such a voter nothing happens.
-    pub async fn hand_over(&self) -> Result<(), RaftError> {
+    /// begun: `true`. Without such a voter nothing happens: `false`.
+    pub async fn hand_over(&self) -> Result<bool, RaftError> {
         self.ask(|reply| Request::HandOver { reply }).await
     }
 

@@ -1,16 +1,18 @@
 //! A cluster of controllers, brokers and coordinators, each a process of its own.
 
+mod replicas;
+mod state;
+
+pub use state::PartitionState;
+
 use super::api::Api;
 use super::cli::Cli;
-use super::logs::segments;
 use super::ports::free_ports;
 use super::server::Server;
-use serde_json::Value;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use thalweg_core::batch::BatchIter;
 
 /// How long the cluster may take for what it does by itself, however slow the machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -58,16 +60,6 @@ impl Places for Loopback {
     fn rest(&self) -> (Option<String>, String) {
         (None, "127.0.0.1".to_owned())
     }
-}
-
-/// How a partition stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PartitionState {
-    pub partition: i32,
-    pub leader: i32,
-    pub leader_epoch: i32,
-    pub replicas: Vec<i32>,
-    pub isr: Vec<i32>,
 }
 
 /// What a cluster is started with.
@@ -369,160 +361,6 @@ impl Cluster {
         let configs = configs.flat_map(|config| ["--config", config]);
         self.cli(&create).args(configs).run().ok();
         self.await_in_sync(name);
-    }
-
-    /// How a topic's partitions stand, as any broker knows it.
-    pub fn describe(&self, topic: &str) -> Vec<PartitionState> {
-        let output = self.cli(&["topic", "describe", topic, "-o", "json"]).run().ok();
-        let described: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let number = |value: &Value| i32::try_from(value.as_i64().unwrap()).unwrap();
-        let ids = |value: &Value| value.as_array().unwrap().iter().map(number).collect();
-        let partitions = described["partitions"].as_array().unwrap().iter();
-        let state = |partition: &Value| PartitionState {
-            partition: number(&partition["partition"]),
-            leader: number(&partition["leader"]),
-            leader_epoch: number(&partition["leader_epoch"]),
-            replicas: ids(&partition["replicas"]),
-            isr: ids(&partition["isr"]),
-        };
-        partitions.map(state).collect()
-    }
-
-    /// The cluster, as `cluster describe -o json` prints it.
-    pub fn describe_cluster(&self) -> Value {
-        let output = self.cli(&["cluster", "describe", "-o", "json"]).run();
-        serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {} {}", output.text(), output.stderr))
-    }
-
-    /// Waits until a topic is as wanted.
-    #[track_caller]
-    pub fn await_topic(
-        &self,
-        topic: &str,
-        what: &str,
-        wanted: impl Fn(&[PartitionState]) -> bool,
-    ) -> Vec<PartitionState> {
-        let begun = Instant::now();
-        loop {
-            let partitions = self.describe(topic);
-            if wanted(&partitions) {
-                return partitions;
-            }
-            assert!(begun.elapsed() < PATIENCE, "{topic} is not {what}: {partitions:#?}");
-            thread::sleep(POLL);
-        }
-    }
-
-    /// Waits until every replica of a topic is in sync.
-    #[track_caller]
-    pub fn await_in_sync(&self, topic: &str) -> Vec<PartitionState> {
-        self.await_topic(topic, "in sync everywhere", |partitions| {
-            partitions.iter().all(|one| one.leader >= 0 && one.isr.len() == one.replicas.len())
-        })
-    }
-
-    /// The controller that leads, once one does.
-    #[track_caller]
-    pub fn leading_controller(&self) -> u64 {
-        let begun = Instant::now();
-        loop {
-            let leader = self.describe_cluster()["controller_leader_id"].as_u64().unwrap();
-            if leader > 0 {
-                return leader;
-            }
-            assert!(begun.elapsed() < PATIENCE, "no controller leads");
-            thread::sleep(POLL);
-        }
-    }
-
-    /// Checks that the replicas of each partition of a topic are byte for byte the same below the lowest of their ends, that this
-    /// is at least `committed` of that partition, and that `log dump` finds no fault. All brokers must have stopped.
-    #[track_caller]
-    pub fn check_replicas(&self, topic: &str, partitions: &[PartitionState], committed: impl Fn(i32) -> i64) {
-        for partition in partitions {
-            let logs: Vec<(i32, Vec<u8>)> = partition
-                .replicas
-                .iter()
-                .map(|broker| {
-                    (
-                        *broker,
-                        self.log_below(*broker, topic, partition.partition, committed(partition.partition)),
-                    )
-                })
-                .collect();
-            let (first, others) = logs.split_first().expect("a partition has replicas");
-            for other in others {
-                assert!(
-                    first.1 == other.1,
-                    "{topic}-{}: brokers {} and {} differ below offset {}: {} and {} bytes, the first difference at byte {:?}",
-                    partition.partition,
-                    first.0,
-                    other.0,
-                    committed(partition.partition),
-                    first.1.len(),
-                    other.1.len(),
-                    first.1.iter().zip(&other.1).position(|(a, b)| a != b)
-                );
-            }
-            let dumps: Vec<String> = partition
-                .replicas
-                .iter()
-                .map(|broker| {
-                    self.dump_below(*broker, topic, partition.partition, committed(partition.partition))
-                })
-                .collect();
-            assert!(
-                dumps.windows(2).all(|pair| pair[0] == pair[1]),
-                "{topic}-{}: log dump differs",
-                partition.partition
-            );
-        }
-    }
-
-    /// The batches of one replica that begin below an offset, as they are on disk.
-    fn log_below(&self, broker: i32, topic: &str, partition: i32, end: i64) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let mut next = None;
-        for segment in segments(&self.broker_dir(broker), topic, partition) {
-            let segment = std::fs::read(segment).unwrap();
-            for batch in BatchIter::new(&segment) {
-                let batch =
-                    batch.unwrap_or_else(|error| panic!("broker {broker}, {topic}-{partition}: {error}"));
-                let base = batch.header.base_offset.get();
-                assert!(
-                    next.is_none_or(|next| next == base),
-                    "broker {broker}, {topic}-{partition}: a gap before {base}"
-                );
-                next = Some(base + i64::from(batch.header.record_count));
-                if base < end {
-                    bytes.extend_from_slice(batch.bytes);
-                }
-            }
-        }
-        let next = next.unwrap_or(0);
-        assert!(next >= end, "broker {broker}, {topic}-{partition}: ends at {next}, but {end} was committed");
-        bytes
-    }
-
-    /// What `log dump` prints of one replica's records below an offset; it must find no fault.
-    fn dump_below(&self, broker: i32, topic: &str, partition: i32, end: i64) -> String {
-        let mut dumped = String::new();
-        for segment in segments(&self.broker_dir(broker), topic, partition) {
-            Cli::new(&["log", "dump", "--verify"]).args([&segment]).run().ok();
-            let output = Cli::new(&["log", "dump", "--records", "-o", "json"]).args([&segment]).run().ok();
-            for line in output.text().lines() {
-                let mut line: Value = serde_json::from_str(line).unwrap();
-                let Some(offset) = line["offset"].as_i64() else { continue };
-                if offset < end {
-                    // Where segments begin is each replica's own affair.
-                    line.as_object_mut().unwrap().remove("position");
-                    dumped.push_str(&line.to_string());
-                    dumped.push('\n');
-                }
-            }
-        }
-        dumped
     }
 }
 

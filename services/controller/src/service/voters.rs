@@ -190,7 +190,9 @@ impl Voters {
         if !leads {
             return false;
         }
-        self.quorum.hand_over().await;
+        if !self.quorum.hand_over().await {
+            return false;
+        }
         let successor = status.wait_for(|status| {
             !status.serving && status.leader.is_some_and(|leader| leader != status.node_id)
         });

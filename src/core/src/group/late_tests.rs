@@ -166,7 +166,10 @@ fn a_late_goodbye_of_one_that_never_heard_it_had_joined_does_not_put_it_out() {
     };
     say(&mut group, &join("a", 1, 3)).unwrap();
     let refused = say(&mut group, &goodbye(1, 2)).unwrap_err();
-    assert_eq!((refused.code, refused.field.as_deref()), (ErrorCode::FencedMemberEpoch, Some("join_attempt")));
+    assert_eq!(
+        (refused.code, refused.field.as_deref()),
+        (ErrorCode::FencedMemberEpoch, Some("join_attempt"))
+    );
     assert!(group.members.contains_key(&id("a")));
     // Its own, which follows the join, is heard.
     say(&mut group, &goodbye(1, 4)).unwrap();

@@ -182,8 +182,8 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
                 let _ = reply.send(answer);
             }
             Request::HandOver { reply } => {
-                self.hand_over();
-                let _ = reply.send(Ok(()));
+                let begun = self.hand_over();
+                let _ = reply.send(Ok(begun));
             }
             Request::Progress { reply } => {
                 let _ = reply.send(self.progress());

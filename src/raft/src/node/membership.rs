@@ -67,10 +67,10 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
         Ok(members)
     }
 
-    /// Begins to hand leadership to the voter that is the furthest, if there is one to be reached.
-    pub(super) fn hand_over(&mut self) {
+    /// Begins to hand leadership to the voter that is the furthest, if there is one to be reached. Says whether there is.
+    pub(super) fn hand_over(&mut self) -> bool {
         if !self.leads() {
-            return;
+            return false;
         }
         let successor = self
             .raw
@@ -88,6 +88,7 @@ impl<S: RaftStore, M: StateMachine, T: Transport> Core<S, M, T> {
             tracing::info!(node = %self.config.node_id, successor, "handing leadership over");
             self.raw.transfer_leader(successor);
         }
+        successor.is_some()
     }
 
     pub(super) fn is_handing_over(&self) -> bool {

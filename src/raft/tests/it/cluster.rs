@@ -205,8 +205,12 @@ async fn only_the_leader_tells_how_far_each_is() {
     let progress = cluster.handle(leader).progress().await.unwrap();
     assert!(progress.iter().all(|p| p.active == (p.id.get() != follower)), "{progress:?}");
     // Asked to, it hands over to the one that is there.
-    cluster.handle(leader).hand_over().await.unwrap();
-    cluster.leader_other_than(&[leader]).await;
+    assert!(cluster.handle(leader).hand_over().await.unwrap());
+    let next = cluster.leader_other_than(&[leader]).await;
+    // Left alone, it has nobody to hand over to, and says so at once.
+    cluster.crash(leader).await;
+    sleep(Duration::from_secs(3)).await;
+    assert!(!cluster.handle(next).hand_over().await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]
