@@ -68,6 +68,16 @@ pub enum Fault {
         /// At most so long.
         at_most: Duration,
     },
+    /// A coordinator and a broker lose the controllers, and nobody else: the cluster gives the shards to others, and neither of
+    /// the two hears of it. After that the heir is killed, so that somebody loads what is in the log by then.
+    Usurped {
+        /// Who had the shards.
+        node: String,
+        /// Who still sends the calls of its clients there.
+        broker: String,
+        /// Who gets the shards.
+        heir: String,
+    },
     /// A broker's disk has so many bytes left.
     FullDisk {
         /// Which.
@@ -124,7 +134,11 @@ impl Fault {
                 let crashable = spare(&coordinators);
                 let node = dice.pick(&coordinators).clone();
                 let crashable = crashable && !down.contains(&node);
-                return Some(Fault::of_coordinator(dice, node, &all, crashable));
+                let there = |other: &&String| **other != node && !down.contains(other);
+                let heirs: Vec<String> = coordinators.iter().filter(there).cloned().collect();
+                // One that is down has nothing that could be taken from it.
+                let heirs = if down.contains(&node) { Vec::new() } else { heirs };
+                return Some(Fault::of_coordinator(dice, node, &all, crashable, &heirs));
             }
             Profile::Volumes if favourite => return Fault::lost_volume(dice, &brokers, whole, busiest),
             _ => {}
@@ -170,20 +184,26 @@ impl Fault {
         }
     }
 
-    /// What a coordinator suffers: a crash, or that it lives on while others take it for dead.
-    fn of_coordinator(dice: &mut Dice, node: String, all: &[String], crashable: bool) -> Fault {
+    /// What a coordinator suffers: a crash, or that it lives on while others take it for dead. `heirs` could take its shards.
+    fn of_coordinator(
+        dice: &mut Dice,
+        node: String,
+        all: &[String],
+        crashable: bool,
+        heirs: &[String],
+    ) -> Fault {
+        let named = |kind: &str| -> Vec<String> {
+            all.iter().filter(|other| other.starts_with(kind)).cloned().collect()
+        };
         match dice.below(100) {
-            0..35 if crashable => Fault::Kill { node },
-            35..45 if crashable => Fault::PowerCut { node },
-            45..60 => {
-                let brokers: Vec<String> =
-                    all.iter().filter(|other| other.starts_with("broker")).cloned().collect();
-                Fault::Deaf { from: node, to: vec![dice.pick(&brokers).clone()] }
-            }
-            60..72 => Fault::Lagging { node, at_most: dice.time(LAG.0, LAG.1) },
-            72..86 => {
-                let controllers = |other: &&String| other.starts_with("controller");
-                Fault::Deaf { to: all.iter().filter(controllers).cloned().collect(), from: node }
+            0..30 if crashable => Fault::Kill { node },
+            30..38 if crashable => Fault::PowerCut { node },
+            38..50 => Fault::Deaf { from: node, to: vec![dice.pick(&named("broker")).clone()] },
+            50..62 => Fault::Lagging { node, at_most: dice.time(LAG.0, LAG.1) },
+            62..74 => Fault::Deaf { to: named("controller"), from: node },
+            74..88 if !heirs.is_empty() => {
+                let (broker, heir) = (dice.pick(&named("broker")).clone(), dice.pick(heirs).clone());
+                Fault::Usurped { node, broker, heir }
             }
             _ => Fault::Split { side: vec![node] },
         }

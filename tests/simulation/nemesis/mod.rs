@@ -26,6 +26,9 @@ const VOLUME_LASTS: Duration = Duration::from_millis(400);
 const AFTER_VOLUME: Duration = Duration::from_secs(5);
 /// The longest that a message between the two takes meanwhile.
 const FILLS_SLOWLY: Duration = Duration::from_secs(3);
+/// How long a coordinator is without its controllers while another gets its shards: longer than its session, and than that one takes
+/// to load them.
+const USURPED: (Duration, Duration) = (Duration::from_secs(9), Duration::from_secs(20));
 /// Of 100 faults, so many do not care whether a majority is left.
 const RECKLESS_PERCENT: u64 = 20;
 
@@ -72,25 +75,36 @@ impl Nemesis {
         let over: Vec<Active> = over;
         for one in over {
             self.end(&one.fault, cluster);
-            if let Fault::LostVolume { node: empty, next: node } = one.fault {
-                // It is filled slowly, so that what happens before it is full has time to happen.
-                let slow = Fault::Slow { a: empty, b: node.clone(), at_most: FILLS_SLOWLY };
-                self.begin(slow, now, now + AFTER_VOLUME, cluster);
-                let fault = Fault::PowerCut { node };
-                let crash = now + AFTER_VOLUME;
-                let until = crash + self.lasts();
-                self.active.push(Active {
-                    fault,
-                    until,
-                    crash_by: Some(crash),
-                    crash_after: one.crash_after,
-                });
+            match one.fault {
+                Fault::LostVolume { node: empty, next: node } => {
+                    // It is filled slowly, so that what happens before it is full has time to happen.
+                    let slow = Fault::Slow { a: empty, b: node.clone(), at_most: FILLS_SLOWLY };
+                    self.begin(slow, now, now + AFTER_VOLUME, cluster);
+                    let fault = Fault::PowerCut { node };
+                    let crash = now + AFTER_VOLUME;
+                    let until = crash + self.lasts();
+                    self.active.push(Active {
+                        fault,
+                        until,
+                        crash_by: Some(crash),
+                        crash_after: one.crash_after,
+                    });
+                }
+                Fault::Usurped { heir, .. } => {
+                    let until = now + self.lasts();
+                    self.begin(Fault::Kill { node: heir }, now, until, cluster);
+                }
+                _ => {}
             }
         }
         if self.next <= now {
             let first = self.next.is_zero();
             self.next = now + self.pause();
             if first {
+                return;
+            }
+            // What those two do behind the others' backs shows only while they can reach somebody.
+            if self.active.iter().any(|one| matches!(one.fault, Fault::Usurped { .. })) {
                 return;
             }
             let down: Vec<String> = self.active.iter().flat_map(|one| takes_down(&one.fault)).collect();
@@ -105,8 +119,10 @@ impl Nemesis {
             let fault = Fault::draw(&mut self.dice, roster, profile, &down, calm, whole, busiest.as_ref());
             let mut until = now + self.lasts();
             if let Some(fault) = fault {
-                if matches!(fault, Fault::LostVolume { .. }) {
-                    until = now + self.dice.time(Duration::ZERO, VOLUME_LASTS);
+                match fault {
+                    Fault::LostVolume { .. } => until = now + self.dice.time(Duration::ZERO, VOLUME_LASTS),
+                    Fault::Usurped { .. } => until = now + self.dice.time(USURPED.0, USURPED.1),
+                    _ => {}
                 }
                 self.begin(fault, now, until, cluster);
             }
@@ -169,6 +185,10 @@ impl Nemesis {
                 for other in others(cluster, node) {
                     self.links.slow(node, &other, *at_most, cluster.sim());
                 }
+            }
+            Fault::Usurped { node, broker, .. } => {
+                let pairs = to_controllers(cluster, &[node, broker]);
+                self.links.cut(&pairs, cluster.sim());
             }
             Fault::FullDisk { node, left } => {
                 let disk = cluster.disk(node);
@@ -246,6 +266,10 @@ impl Nemesis {
                     self.links.hurry(node, &other, cluster.sim());
                 }
             }
+            Fault::Usurped { node, broker, .. } => {
+                let pairs = to_controllers(cluster, &[node, broker]);
+                self.links.mend(&pairs, cluster.sim());
+            }
             Fault::FullDisk { node, .. } => cluster.disk(node).set_capacity(None),
         }
     }
@@ -259,6 +283,8 @@ fn takes_down(fault: &Fault) -> Vec<String> {
         | Fault::SyncFails { node } => vec![node.clone()],
         Fault::Blackout { nodes } => nodes.clone(),
         Fault::LostVolume { node, next } => vec![node.clone(), next.clone()],
+        // Neither may be killed by another fault: the one is to live on, and the other to take its place.
+        Fault::Usurped { node, heir, .. } => vec![node.clone(), heir.clone()],
         _ => Vec::new(),
     }
 }
@@ -272,6 +298,15 @@ fn others(cluster: &Cluster, node: &str) -> Vec<String> {
 fn crossing(cluster: &Cluster, side: &[String]) -> Vec<(String, String)> {
     let others: Vec<String> =
         cluster.roster().all().into_iter().filter(|node| !side.contains(node)).collect();
+    both_ways(&side.iter().collect::<Vec<_>>(), &others)
+}
+
+/// Both ways between some nodes and the controllers.
+fn to_controllers(cluster: &Cluster, nodes: &[&String]) -> Vec<(String, String)> {
+    both_ways(nodes, &cluster.roster().of(NodeKind::Controller))
+}
+
+fn both_ways(some: &[&String], others: &[String]) -> Vec<(String, String)> {
     let ways = |a: &String, b: &String| [(a.clone(), b.clone()), (b.clone(), a.clone())];
-    side.iter().flat_map(|a| others.iter().flat_map(move |b| ways(a, b))).collect()
+    some.iter().flat_map(|a| others.iter().flat_map(move |b| ways(a, b))).collect()
 }
