@@ -69,6 +69,11 @@ bench-groups *ARGS:
     cargo build --release
     scripts/bench-groups {{ARGS}}
 
+# What a producer feels of the log cleaner
+bench-cleaner *ARGS:
+    cargo build --release
+    scripts/bench-cleaner {{ARGS}}
+
 # Many partitions on three brokers: how long they take, what they weigh, how fast their leaders move
 many partitions="10000":
     cargo build --release
