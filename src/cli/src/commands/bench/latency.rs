@@ -15,6 +15,10 @@ use tokio::sync::mpsc;
 const DEFAULT_RATE: f64 = 1000.0;
 /// Requests in flight at most.
 const MAX_IN_FLIGHT: usize = 4096;
+/// How long a topic may take to be served.
+const OPENS_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks at that.
+const OPEN_AGAIN: Duration = Duration::from_millis(50);
 /// How long the reader may lag behind the last acknowledgement.
 const READER_GRACE: Duration = Duration::from_secs(5);
 
@@ -44,7 +48,7 @@ pub async fn measure(client: &Client, args: &LatencyBench, topic: &str) -> Resul
     };
     let partition = PartitionId(0);
     let fresh = client.fresh().await.map_err(CliError::failed)?;
-    let stream = fresh.produce_stream(topic, partition, args.acks).await.map_err(CliError::failed)?;
+    let stream = open(&fresh, topic, partition, args.acks, &batch).await?;
     let mut load = Load { stream, batch, until, rate, in_flight: args.in_flight };
     let admin = client.admin();
     let meter = CpuMeter::start(&admin).await?;
@@ -67,6 +71,30 @@ pub async fn measure(client: &Client, args: &LatencyBench, topic: &str) -> Resul
         end_to_end,
         more: Vec::new(),
     })
+}
+
+/// A stream that took a batch. A topic that was just made may still be opened on its leader.
+async fn open(
+    client: &Client,
+    topic: &str,
+    partition: PartitionId,
+    acks: Acks,
+    batch: &bytes::Bytes,
+) -> Result<RawProduceStream, CliError> {
+    let begun = Instant::now();
+    loop {
+        let tried = async {
+            let mut stream = client.produce_stream(topic, partition, acks).await?;
+            stream.send(batch.clone()).await?;
+            stream.next_ack().await.map(|_| stream)
+        };
+        match tried.await {
+            Err(error) if error.retriable() && begun.elapsed() < OPENS_WITHIN => {
+                tokio::time::sleep(OPEN_AGAIN).await;
+            }
+            tried => return tried.map_err(CliError::failed),
+        }
+    }
 }
 
 /// Requests on one stream, so many in flight, at a rate.
