@@ -34,9 +34,8 @@ const DELETED: &str = ".deleted";
 /// A segment's files; the batches last, as they decide.
 const EXTENSIONS: [&str; 3] = [time::EXTENSION, offset::EXTENSION, LOG_EXTENSION];
 
-/// Bytes that are gathered for one write. A sync of an append may wait behind one in the disk's queue: at 1 GB/s a quarter of a
-/// millisecond.
-const WRITE_BYTES: usize = 256 << 10;
+/// Bytes that are gathered for one write.
+const WRITE_BYTES: usize = 1 << 20;
 /// Bytes from which on what was written through the page cache is synced, so that the last sync has no gigabyte to wait for and
 /// others' syncs do not wait behind it.
 const SYNC_BYTES: u64 = 16 << 20;
