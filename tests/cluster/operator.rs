@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "the operator's own tests use more of it")]
 mod fake_api;
 
-use crate::harness::{Acknowledged, Cluster, Pace, Server, Setup, Steady, eventually, reading};
+use crate::harness::{Cluster, Pace, Server, Setup, Steady, eventually};
 use fake_api::FakeApi;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -218,17 +218,5 @@ fn topics_and_brokers_follow_their_resources() {
     assert_eq!(kubernetes.api.get(&lease).unwrap()["spec"]["holderIdentity"], "", "given back");
 
     // And not a record is lost by all that.
-    let described = cluster.await_in_sync(TOPIC);
-    let args = ["consume", TOPIC, "--from-beginning", "--timeout-ms", "3000", "-o", "json"];
-    let stored = reading(&cluster.cli(&args).run().ok().stdout);
-    let mut acknowledged = Acknowledged::default();
-    acknowledged.add(&sent);
-    acknowledged.check(&stored);
-    sent.check(&stored, false);
-    for broker in [1, 2, 3] {
-        cluster.broker(broker).stop();
-    }
-    cluster.check_replicas(TOPIC, &described, |partition| {
-        stored.get(&partition).map_or(0, |values| i64::try_from(values.len()).unwrap())
-    });
+    cluster.check_stored(TOPIC, &sent, &[1, 2, 3]);
 }

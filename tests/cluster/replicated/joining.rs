@@ -1,6 +1,6 @@
 //! Brokers come and go: one joins and gets its share, one is drained and forgotten, one returns with an empty disk.
 
-use crate::harness::{Acknowledged, Cluster, Pace, Steady, eventually, reading};
+use crate::harness::{Cluster, Pace, Steady, eventually, reading};
 use serde_json::Value;
 
 const TOPIC: &str = "t";
@@ -48,19 +48,7 @@ fn a_broker_that_joins_gets_its_share_and_one_that_is_drained_can_go() {
     producer.next_acks(&producer.partitions());
     let sent = producer.finish(false);
 
-    let described = cluster.await_in_sync(TOPIC);
-    let args = ["consume", TOPIC, "--from-beginning", "--timeout-ms", "3000", "-o", "json"];
-    let stored = reading(&cluster.cli(&args).run().ok().stdout);
-    let mut acknowledged = Acknowledged::default();
-    acknowledged.add(&sent);
-    acknowledged.check(&stored);
-    sent.check(&stored, false);
-    for broker in [2, 3, 4] {
-        cluster.broker(broker).stop();
-    }
-    cluster.check_replicas(TOPIC, &described, |partition| {
-        stored.get(&partition).map_or(0, |values| i64::try_from(values.len()).unwrap())
-    });
+    cluster.check_stored(TOPIC, &sent, &[2, 3, 4]);
 }
 
 fn held(cluster: &Cluster, id: i64) -> Value {

@@ -1,7 +1,7 @@
 //! Brokers and controllers are killed and frozen at random under a producer that never stops. Nothing acknowledged is lost, nothing is
 //! there twice, the order holds, and the replicas are the same byte for byte.
 
-use crate::harness::{Acknowledged, Cluster, Namespaces, Pace, Random, Setup, Steady, reading};
+use crate::harness::{Cluster, Namespaces, Pace, Random, Setup, Steady};
 use crate::kill_rounds::rounds;
 use std::thread;
 use std::time::Duration;
@@ -150,20 +150,7 @@ fn torture(
     let sent = producer.finish(false);
     println!("{} lines sent and acknowledged over {rounds} rounds", sent.acks());
 
-    let described = cluster.await_in_sync(TOPIC);
-    let args = ["consume", TOPIC, "--from-beginning", "--timeout-ms", "3000", "-o", "json"];
-    let stored = reading(&cluster.cli(&args).run().ok().stdout);
-    let mut acknowledged = Acknowledged::default();
-    acknowledged.add(&sent);
-    acknowledged.check(&stored);
-    sent.check(&stored, false);
-
-    let committed =
-        |partition: i32| stored.get(&partition).map_or(0, |values| i64::try_from(values.len()).unwrap());
-    for broker in cluster.broker_ids() {
-        cluster.broker(broker).stop();
-    }
-    cluster.check_replicas(TOPIC, &described, committed);
+    cluster.check_stored(TOPIC, &sent, &cluster.broker_ids());
     for controller in cluster.controller_ids() {
         cluster.controller(controller).stop();
     }

@@ -3,10 +3,30 @@
 use super::{Cluster, PartitionState};
 use crate::harness::cli::Cli;
 use crate::harness::logs::segments;
+use crate::harness::steady::{Acknowledged, Sent, reading};
 use serde_json::Value;
 use thalweg_core::batch::BatchIter;
 
 impl Cluster {
+    /// Checks that a topic holds every line that was acknowledged, where it was promised to be, and none twice. Then stops these
+    /// brokers, which must have all of its replicas, and compares what they have.
+    #[track_caller]
+    pub fn check_stored(&mut self, topic: &str, sent: &Sent, brokers: &[i32]) {
+        let described = self.await_in_sync(topic);
+        let args = ["consume", topic, "--from-beginning", "--timeout-ms", "3000", "-o", "json"];
+        let stored = reading(&self.cli(&args).run().ok().stdout);
+        let mut acknowledged = Acknowledged::default();
+        acknowledged.add(sent);
+        acknowledged.check(&stored);
+        sent.check(&stored, false);
+        for broker in brokers {
+            self.broker(*broker).stop();
+        }
+        self.check_replicas(topic, &described, |partition| {
+            stored.get(&partition).map_or(0, |values| i64::try_from(values.len()).unwrap())
+        });
+    }
+
     /// Checks that the replicas of each partition of a topic are byte for byte the same below the lowest of their ends, that this
     /// is at least `committed` of that partition, and that `log dump` finds no fault. All brokers must have stopped.
     #[track_caller]
